@@ -1,0 +1,107 @@
+"""Turns the command line into one command's run and its exit status."""
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from cdrd import __version__
+from cdrd.config import ConfigError
+from cdrd.exits import EXIT_CONFIG, EXIT_DONE
+
+COMMANDS: Final = {
+    "serve": "the daemon, in the foreground; its log on stdout",
+    "check": "read the configuration, say what is in force and what is wrong",
+    "demo": "the main job with nothing configured, on a throw-away database",
+    "follow": "stored calls as JSON lines, then each new one as it is committed",
+    "quarantine": "what could not become a record: list, show, retry, drop",
+    "simulate": "a PBX to test with, and a load of reports",
+}
+
+EXAMPLES: Final = {
+    "": """first steps:
+  cdrd demo                              see the whole job, nothing configured
+  cdrd check -c config.example.toml      what a configuration means
+  cdrd serve -c /etc/cdrd/config.toml    run the daemon
+  cdrd follow --db /var/lib/cdrd/cdr.sqlite3 | jq .caller
+
+exit status: 0 done, 1 failed, 2 usage, 78 configuration""",
+    "serve": """The daemon listens for PBXs that connect to us ([tcp] listen), dials those with
+[pbx.events], and stores every call report. SIGTERM commits what was received and ends it.
+
+example:
+  cdrd serve -c /etc/cdrd/config.toml | jq 'select(.event == "call_released")'""",
+    "check": """examples:
+  cdrd check -c /etc/cdrd/config.toml            configuration and database
+  cdrd check -c /etc/cdrd/config.toml --connect  also log in to each PBX that is dialled""",
+    "demo": """A simulated PBX is dialled, another one connects; their calls appear as log lines
+and at the end a summary compares what was sent with what the database holds.
+
+example:
+  cdrd demo --seconds 10""",
+    "follow": """examples:
+  cdrd follow --db /var/lib/cdrd/cdr.sqlite3                  all calls, then new ones
+  cdrd follow --db /var/lib/cdrd/cdr.sqlite3 --since 1000     those behind seq 1000
+  cdrd follow -c /etc/cdrd/config.toml --pbx hq | jq -c '[.started_at, .caller, .callee]'""",
+    "quarantine": """examples:
+  cdrd quarantine list
+  cdrd quarantine show 7             why, from whom, and the bytes
+  cdrd quarantine retry 7 8          decode again, after an upgrade or a change of configuration
+  cdrd quarantine retry --all
+  cdrd quarantine drop 7             delete it for ever""",
+    "simulate": """examples:
+  cdrd simulate pbx --listen 127.0.0.1:8333 --rate 5       a PBX for [pbx.events] kind = "tcp"
+  cdrd simulate load 127.0.0.1:8261 --count 100000         PBXs that connect to [tcp] listen""",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; for anything a user did, one clear sentence and an exit status."""
+    parser = make_parser(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIG
+    except KeyboardInterrupt:
+        return EXIT_DONE
+    except BrokenPipeError:
+        # Whoever read our output has left; Python's own flush at exit must not complain of it.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    return status
+
+
+def make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """Make the parser; only the command that is named is imported."""
+    parser = _parser("cdrd", "Keeps every call record that a PBX reports.", EXAMPLES[""])
+    parser.add_argument("--version", action="version", version=f"cdrd {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=EXAMPLES[name],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name in argv:
+            module = importlib.import_module(f"cdrd.commands.{name}")
+            module.add_arguments(command)
+            if name != "simulate":
+                command.set_defaults(run=module.run)
+    return parser
+
+
+def _parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

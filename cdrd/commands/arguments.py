@@ -1,0 +1,38 @@
+"""Arguments that several commands share."""
+
+import argparse
+import os
+from pathlib import Path
+
+from cdrd.config import ConfigError, find_config, load_config
+
+
+def add_config_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``-c/--config``."""
+    parser.add_argument(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="configuration (default: $CDRD_CONFIG, ./config.toml, /etc/cdrd/config.toml)",
+    )
+
+
+def add_database_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--db`` and ``-c``, for a command that only reads records."""
+    add_config_argument(parser)
+    parser.add_argument(
+        "--db", metavar="FILE", help="the database itself; no configuration is read"
+    )
+
+
+def database_path(arguments: argparse.Namespace) -> Path:
+    """Return the database that ``--db`` or the configuration names. Raises ConfigError."""
+    if arguments.db:
+        path = Path(arguments.db)
+    else:
+        path = Path(load_config(find_config(arguments.config, os.environ)).database.path)
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: there is no such database; cdrd serve makes it at its first start"
+        )
+    return path

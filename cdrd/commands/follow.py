@@ -1,0 +1,71 @@
+"""``cdrd follow``: stored calls as JSON lines, then each new one as it is committed."""
+
+import argparse
+import sqlite3
+import sys
+import time
+from typing import Any, Final
+
+import orjson
+
+from cdrd.commands.arguments import add_database_arguments, database_path
+from cdrd.exits import EXIT_DONE, EXIT_FAILED
+from cdrd.schema import NotOurDatabase, check_schema
+from cdrd.store import open_reader
+
+POLL_SECONDS: Final = 0.05
+PAGE_ROWS: Final = 1000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where to begin and whose calls to show."""
+    add_database_arguments(parser)
+    parser.add_argument(
+        "--since",
+        type=int,
+        default=0,
+        metavar="SEQ",
+        help="only calls behind this seq (default 0: all)",
+    )
+    parser.add_argument("--pbx", metavar="NAME", help="only this PBX's calls")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Follow until interrupted."""
+    path = database_path(arguments)
+    try:
+        reader = open_reader(path)
+        check_schema(reader)
+        _follow(reader, arguments.since, arguments.pbx)
+    except (sqlite3.Error, NotOurDatabase) as error:
+        print(f"cdrd follow: {path}: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _follow(reader: sqlite3.Connection, since: int, pbx: str | None) -> None:
+    """Print what is there; then look whenever another connection has committed.
+
+    Between the pages no transaction is open, so that the WAL is never pinned.
+    """
+    seen: int | None = None
+    while True:
+        (version,) = reader.execute("PRAGMA data_version").fetchone()
+        if version == seen:
+            time.sleep(POLL_SECONDS)
+            continue
+        seen = version
+        while rows := _read_page(reader, since, pbx):
+            since = rows[-1]["seq"]
+            for row in rows:
+                sys.stdout.buffer.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            sys.stdout.buffer.flush()
+
+
+def _read_page(reader: sqlite3.Connection, since: int, pbx: str | None) -> list[dict[str, Any]]:
+    found = reader.execute(
+        "SELECT * FROM calls WHERE seq > ?1 AND (?2 IS NULL OR pbx = ?2) ORDER BY seq LIMIT ?3",
+        (since, pbx, PAGE_ROWS),
+    )
+    names = [column[0] for column in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]

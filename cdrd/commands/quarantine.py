@@ -1,0 +1,166 @@
+"""``cdrd quarantine``: what could not become a record, and what to do about it."""
+
+import argparse
+import asyncio
+import os
+import sqlite3
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cdrd.commands.arguments import add_config_argument, add_database_arguments, database_path
+from cdrd.config import Config, find_config, load_config
+from cdrd.control import NoDaemon, RequestRefused, ask_daemon
+from cdrd.exits import EXIT_DONE, EXIT_FAILED
+from cdrd.quarantine import Kept, drop_quarantined, read_quarantine, retry
+from cdrd.store import Store, StoreUnusable, open_reader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the four things one does with quarantine."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="the newest, a line each")
+    add_database_arguments(listing)
+    listing.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="how many (default 100)"
+    )
+    listing.set_defaults(action=_list)
+    showing = actions.add_parser("show", help="one, with its bytes")
+    add_database_arguments(showing)
+    showing.add_argument("ids", type=int, nargs="+", metavar="ID")
+    showing.set_defaults(action=_show)
+    retrying = actions.add_parser("retry", help="decode again; what is a record now is stored")
+    add_config_argument(retrying)
+    _add_ids(retrying)
+    retrying.set_defaults(action=_retry)
+    dropping = actions.add_parser("drop", help="delete for ever")
+    add_config_argument(dropping)
+    _add_ids(dropping)
+    dropping.set_defaults(action=_drop)
+
+
+def _add_ids(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("ids", type=int, nargs="*", default=[], metavar="ID")
+    which.add_argument("--all", action="store_true", help="everything in quarantine")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do the action."""
+    try:
+        status: int = arguments.action(arguments)
+    except (sqlite3.Error, StoreUnusable, RequestRefused) as error:
+        print(f"cdrd quarantine: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return status
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    kept = _read(database_path(arguments), None, arguments.limit)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "received_at", "pbx", "peer", "source", "size", "reason"):
+        table.add_column(heading, no_wrap=heading != "reason", overflow="fold")
+    for quarantine_id, report in kept:
+        cells = (quarantine_id, report.received_at, report.pbx, report.peer, report.source)
+        shown = [*map(str, cells), str(report.size), report.reason]
+        table.add_row(*(Text(_printable(cell)) for cell in shown))
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, highlight=False).print(table)
+    return EXIT_DONE
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    kept = _read(database_path(arguments), arguments.ids)
+    for quarantine_id, report in kept:
+        for name, value in zip(report._fields, report, strict=True):
+            if name != "payload":
+                print(f"{name}: {_printable(str(value))}")
+        print(f"payload of {quarantine_id}, {len(report.payload)} bytes:")
+        print(_printable(report.payload.decode(errors="backslashreplace")))
+    return _say_missing(arguments.ids, kept)
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    path = find_config(arguments.config, os.environ)
+    config = load_config(path)
+    database = Path(config.database.path)
+    ids = None if arguments.all else arguments.ids
+    try:
+        answer = ask_daemon(database, {"do": "retry", "ids": ids})
+    except NoDaemon:
+        answer = asyncio.run(_retry_here(config, database, ids))
+    for quarantine_id, reason in answer["staying"]:
+        print(f"{quarantine_id} stays: {_printable(reason)}")
+    print(
+        f"{answer['resolved']} resolved: {answer['stored']} records stored,"
+        f" {answer['duplicate']} were stored already; {len(answer['staying'])} stay",
+        file=sys.stderr,
+    )
+    return EXIT_FAILED if answer["staying"] else EXIT_DONE
+
+
+async def _retry_here(config: Config, database: Path, ids: Sequence[int] | None) -> dict[str, Any]:
+    """Retry as the only writer; the daemon logs the new rows at its next start."""
+    store = await Store.open(database, config.database.durability)
+    try:
+        kept = await store.run(read_quarantine, ids)
+        senders = [pbx.sender() for pbx in config.pbx]
+        retried = retry(kept, senders, config.tcp.max_report_bytes)
+        committed = await store.commit(retried.batch, 0)
+    finally:
+        await store.close(0)
+    return {
+        "resolved": len(retried.batch.resolved),
+        "stored": len(committed.stored),
+        "duplicate": committed.duplicates,
+        "staying": retried.staying,
+    }
+
+
+def _drop(arguments: argparse.Namespace) -> int:
+    config = load_config(find_config(arguments.config, os.environ))
+    database = Path(config.database.path)
+    kept = _read(database, None if arguments.all else arguments.ids)
+    ids = [quarantine_id for quarantine_id, _ in kept]
+    try:
+        dropped = ask_daemon(database, {"do": "drop", "ids": ids})["dropped"]
+    except NoDaemon:
+        dropped = asyncio.run(_drop_here(config, database, ids))
+    print(f"{dropped} dropped", file=sys.stderr)
+    return EXIT_DONE if arguments.all else _say_missing(arguments.ids, kept)
+
+
+async def _drop_here(config: Config, database: Path, ids: Sequence[int]) -> int:
+    store = await Store.open(database, config.database.durability)
+    try:
+        return await store.run(drop_quarantined, ids)
+    finally:
+        await store.close(0)
+
+
+def _read(database: Path, ids: Sequence[int] | None, limit: int = -1) -> list[Kept]:
+    reader = open_reader(database)
+    try:
+        return read_quarantine(reader, ids, limit)
+    finally:
+        reader.close()
+
+
+def _say_missing(ids: Sequence[int], kept: Sequence[Kept]) -> int:
+    missing = sorted(set(ids) - {quarantine_id for quarantine_id, _ in kept})
+    for quarantine_id in missing:
+        print(f"{quarantine_id}: not in quarantine", file=sys.stderr)
+    return EXIT_FAILED if missing else EXIT_DONE
+
+
+def _printable(text: str) -> str:
+    """Show what a peer sent without letting it command the terminal."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else f"\\x{ord(character):02x}"
+        for character in text
+    )

@@ -1,0 +1,35 @@
+"""``cdrd serve``: the daemon, in the foreground."""
+
+import argparse
+import asyncio
+import os
+import sqlite3
+import sys
+
+import uvloop
+
+from cdrd.commands.arguments import add_config_argument
+from cdrd.config import find_config, load_config
+from cdrd.daemon import serve
+from cdrd.exits import EXIT_DONE, EXIT_FAILED
+from cdrd.store import StoreUnusable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``-c``: the configuration says the rest."""
+    add_config_argument(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    path = find_config(arguments.config, os.environ)
+    config = load_config(path)
+    if not config.pbx:
+        print(f"{path}: no [[pbx]] is configured: every peer will be refused", file=sys.stderr)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(config, path))
+    except (StoreUnusable, OSError, sqlite3.Error) as error:
+        print(f"cdrd serve: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_DONE

@@ -1,0 +1,325 @@
+"""Turns a TOML file into the configuration in force, or into all that is wrong with it at once.
+
+The rule that must stay true: a configuration is accepted whole or not at all; an error names the
+key by its dotted path and says what to do, and no secret stands in the file.
+"""
+
+import difflib
+import os
+import tomllib
+import zoneinfo
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from cdrd.address import parse_address
+from cdrd.frame import KIB
+from cdrd.sender import Sender
+
+DEFAULT_PATHS: Final = ("config.toml", "/etc/cdrd/config.toml")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text names every fault, a line each."""
+
+
+def _is_address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+def _is_network(text: str) -> str:
+    ip_network(text, strict=False)
+    return text
+
+
+def _is_timezone(text: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"no time zone {text!r}: give one such as Europe/Berlin") from error
+    return text
+
+
+def _is_name(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("give a name of printable characters")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_is_address)]
+OptionalAddress = Annotated[str, AfterValidator(lambda text: text and _is_address(text))]
+PeerNetwork = Annotated[str, AfterValidator(_is_network)]
+TimeZone = Annotated[str, AfterValidator(_is_timezone)]
+Name = Annotated[str, AfterValidator(_is_name)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Database(_Table):
+    """``[database]``."""
+
+    path: str = "/var/lib/cdrd/cdr.sqlite3"
+    durability: Literal["full", "normal"] = "full"
+    max_age_days: Annotated[int, Field(ge=0)] = 0
+
+
+class BatchTable(_Table):
+    """``[batch]``."""
+
+    max_records: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    max_delay: Annotated[float, Field(ge=0, le=60, strict=False)] = 0.0  # seconds
+
+
+class Tcp(_Table):
+    """``[tcp]``."""
+
+    listen: list[Address] = ["127.0.0.1:8261"]
+    max_report_bytes: Annotated[int, Field(ge=1 * KIB, le=16 * KIB * KIB)] = 64 * KIB
+    idle_timeout: Annotated[float, Field(ge=0, strict=False)] = 0  # seconds
+
+
+class Http(_Table):
+    """``[http]``."""
+
+    listen: list[Address] = []
+
+
+class Tls(_Table):
+    """``[tls]``."""
+
+    certificate: str = ""
+    key: str = ""
+    client_ca: str = ""
+
+
+class Log(_Table):
+    """``[log]``."""
+
+    format: Literal["json", "console", "auto"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    numbers: Literal["full", "masked", "hashed"] = "full"
+
+
+class Metrics(_Table):
+    """``[metrics]``."""
+
+    listen: OptionalAddress = ""
+
+
+class Events(_Table):
+    """``[pbx.events]``: how we connect to the PBX."""
+
+    kind: Literal["tcp", "http", "websocket", "webhook"]
+    address: OptionalAddress = ""
+    username: str = ""
+    password_file: str = ""
+    secret_file: str = ""
+    ca_file: str = ""
+    fingerprint: str = ""
+    tls: bool = True
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> "Events":
+        if self.kind != "webhook":
+            for key in ("address", "username", "password_file"):
+                if not getattr(self, key):
+                    raise ValueError(f"kind {self.kind!r} needs {key}")
+        if "\r" in self.username or "\n" in self.username:
+            raise ValueError("username has a line break in it")
+        return self
+
+
+class History(_Table):
+    """``[pbx.history]``: where missed calls are fetched."""
+
+    url: str
+    username: str
+    password_file: str
+
+
+class Pbx(_Table):
+    """``[[pbx]]``: a sender of reports."""
+
+    name: Name
+    timezone: TimeZone = "UTC"
+    peers: list[PeerNetwork] = []
+    serial: str = ""
+    events: Events | None = None
+    history: History | None = None
+
+    def sender(self) -> Sender:
+        """Return the PBX as a sender of reports."""
+        networks = tuple(ip_network(peer, strict=False) for peer in self.peers)
+        return Sender(self.name, zoneinfo.ZoneInfo(self.timezone), networks, self.serial)
+
+
+class Portal(_Table):
+    """``[[portal]]``: a conferencing portal."""
+
+    name: Name
+    timezone: TimeZone = "UTC"
+    address: Address
+    username: str
+    password_file: str
+    database: str = "portal2"
+
+
+class Config(_Table):
+    """The whole configuration."""
+
+    database: Database = Database()
+    batch: BatchTable = BatchTable()
+    tcp: Tcp = Tcp()
+    http: Http = Http()
+    tls: Tls = Tls()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+    pbx: list[Pbx] = []
+    portal: list[Portal] = []
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Config":
+        for kind, tables in (("pbx", self.pbx), ("portal", self.portal)):
+            names = [table.name for table in tables]
+            doubled = sorted({name for name in names if names.count(name) > 1})
+            if doubled:
+                raise ValueError(f"{kind}: the name {doubled[0]!r} is given twice")
+        return self
+
+
+def find_config(argument: str | None, environment: Mapping[str, str]) -> Path:
+    """Return the configuration file's path: the argument, ``$CDRD_CONFIG``, or a default's."""
+    named = argument or environment.get("CDRD_CONFIG")
+    if named:
+        return Path(named)
+    found = next((Path(path) for path in DEFAULT_PATHS if Path(path).exists()), None)
+    if found is None:
+        raise ConfigError(
+            f"no configuration: none of {', '.join(DEFAULT_PATHS)} exists; "
+            "name one with -c FILE or $CDRD_CONFIG (config.example.toml explains every key)"
+        )
+    return found
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, name: str) -> Config:
+    """Check a configuration's text. Raises ConfigError with a line for each fault."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
+    try:
+        config = Config.model_validate(tables)
+    except ValidationError as error:
+        lines = [f"{name}: {_sentence(fault)}" for fault in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+    missing = _not_received(config)
+    if missing:
+        raise ConfigError("\n".join(f"{name}: {sentence}" for sentence in missing))
+    return config
+
+
+def unused_settings(config: Config) -> list[str]:
+    """Name the settings that are valid, and that this version does nothing with yet."""
+    unused = [
+        ("database.max_age_days", config.database.max_age_days),
+        ("metrics.listen", config.metrics.listen),
+        ("portal", config.portal),
+    ]
+    unused += [(f"pbx.{pbx.name}.history", pbx.history) for pbx in config.pbx]
+    return [name for name, value in unused if value]
+
+
+def _not_received(config: Config) -> list[str]:
+    """Name the settings without which reports would be lost, and that this version has not."""
+    settings = [
+        ("http.listen", config.http.listen),
+        ("tls", config.tls != Tls()),
+        *(
+            (f"pbx.{index}.events.kind", pbx.events is not None and pbx.events.kind != "tcp")
+            for index, pbx in enumerate(config.pbx)
+        ),
+    ]
+    return [
+        f"{name}: this version of cdrd receives over plain TCP only; take the setting out"
+        for name, value in settings
+        if value
+    ]
+
+
+def read_secret(name: str, config_path: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """Read a secret's file: absolute, a systemd credential, or beside the configuration.
+
+    The text of the file without the line break at its end. Raises OSError, and ValueError for a
+    secret that has a line break within it.
+    """
+    path = Path(name)
+    credentials = environment.get("CREDENTIALS_DIRECTORY")
+    if not path.is_absolute():
+        beside = config_path.parent / path
+        credential = Path(credentials) / path if credentials else beside
+        path = credential if credential.exists() else beside
+    secret = path.read_text(encoding="utf-8").rstrip("\r\n")
+    if "\n" in secret or "\r" in secret:
+        raise ValueError(f"{path}: a secret is one line")
+    return secret
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{where}: unknown key{_likely(fault['loc'])}"
+    if fault["type"] == "missing":
+        return f"{where}: is missing; give it a value"
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = fault["input"]
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+    return f"{where}: {message}{shown}" if where else message
+
+
+def _likely(loc: tuple[int | str, ...]) -> str:
+    """Name the key that was likely meant."""
+    table: Any = Config
+    for part in loc[:-1]:
+        if isinstance(part, str):
+            table = _TABLES.get((table, part), table)
+    likely = difflib.get_close_matches(str(loc[-1]), list(table.model_fields), 1, 0.5)
+    return f" (did you mean {likely[0]!r}?)" if likely else ""
+
+
+_TABLES: Final[dict[tuple[Any, str], type[BaseModel]]] = {
+    (Config, "database"): Database,
+    (Config, "batch"): BatchTable,
+    (Config, "tcp"): Tcp,
+    (Config, "http"): Http,
+    (Config, "tls"): Tls,
+    (Config, "log"): Log,
+    (Config, "metrics"): Metrics,
+    (Config, "pbx"): Pbx,
+    (Config, "portal"): Portal,
+    (Pbx, "events"): Events,
+    (Pbx, "history"): History,
+}

@@ -1,0 +1,100 @@
+"""Turns a command beside a running daemon into work that the daemon does.
+
+The daemon is the only writer of the database. A command that has to write asks it through a Unix
+socket beside the database, one JSON object a line each way; where no daemon runs, the command
+opens the database itself, under the same lock. The rule that must stay true: never two writers.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from cdrd.frame import KIB
+
+TIMEOUT_SECONDS: Final = 60.0
+MAX_REQUEST_BYTES: Final = 1024 * KIB
+
+Answer = dict[str, Any]
+Work = Callable[[dict[str, Any]], Awaitable[Answer]]
+
+
+class NoDaemon(Exception):
+    """No daemon answers for this database."""
+
+
+class RequestRefused(Exception):
+    """The daemon could not do what was asked; the text says why."""
+
+
+@contextlib.contextmanager
+def _reachable(database: Path) -> Iterator[str]:
+    """Give a name of the socket that fits a Unix address, whose limit is 107 bytes."""
+    directory = os.open(database.absolute().parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{database.name}.control"
+    finally:
+        os.close(directory)
+
+
+async def serve_control(database: Path, work: Work) -> asyncio.Server:
+    """Serve requests at the socket beside the database; only its owner may connect."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(
+            ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError
+        ):
+            request = orjson.loads(await reader.readuntil(b"\n"))
+            try:
+                reply = await work(request)
+            except RequestRefused as error:
+                reply = {"error": str(error)}
+            writer.write(orjson.dumps(reply) + b"\n")
+            await writer.drain()
+        writer.close()
+
+    return await asyncio.start_unix_server(answer, sock=_bind(database), limit=MAX_REQUEST_BYTES)
+
+
+def _bind(database: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    with _reachable(database) as name:
+        with contextlib.suppress(FileNotFoundError):
+            Path(name).unlink()  # of a daemon that was killed: the lock says that none runs
+        mask = os.umask(0o177)
+        try:
+            listener.bind(name)
+        finally:
+            os.umask(mask)
+    return listener
+
+
+def remove_control(database: Path) -> None:
+    """Take the socket away when the daemon ends."""
+    Path(f"{database}.control").unlink(missing_ok=True)
+
+
+def ask_daemon(database: Path, request: dict[str, Any]) -> Answer:
+    """Ask the daemon that writes this database. Raises NoDaemon and RequestRefused."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.settimeout(TIMEOUT_SECONDS)
+        try:
+            with _reachable(database) as name:
+                sock.connect(name)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NoDaemon(f"{database}: no daemon is running") from error
+        except PermissionError as error:
+            raise RequestRefused(
+                f"{database}: only the daemon's user may ask it to write"
+            ) from error
+        sock.sendall(orjson.dumps(request) + b"\n")
+        with sock.makefile("rb") as replies:
+            reply: Answer = orjson.loads(replies.readline())
+    if "error" in reply:
+        raise RequestRefused(reply["error"])
+    return reply

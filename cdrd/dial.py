@@ -1,0 +1,155 @@
+"""Turns a PBX that is to be dialled into a connection that stays: log in, read, come back.
+
+The rule that must stay true: on any break we come back, later each time, and a password that is
+refused is never tried a fifth time in 10 minutes.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from cdrd.address import parse_address
+from cdrd.intake import Intake, PeerConnection
+from cdrd.log import Logger
+from cdrd.login import BackOff, LoginAnswer, RefusalGuard, Verdict, login_block
+from cdrd.sender import Origin, Sender
+
+SOURCE = "dial"
+CONNECT_SECONDS: Final = 10.0
+LOGIN_SECONDS: Final = 10.0
+STEADY_SECONDS: Final = 30.0
+"""A connection that lasted this long makes the next wait short again."""
+
+
+class Credentials:
+    """Who we are to a PBX; the password is read anew for every login."""
+
+    def __init__(self, username: str, read_password: Callable[[], str]) -> None:
+        self.username = username
+        self.read_password = read_password
+
+
+class DialledConnection(PeerConnection):
+    """A connection that we hold to a PBX: a login first, then the stream."""
+
+    def __init__(self, intake: Intake, origin: Origin, login: bytes) -> None:
+        super().__init__(intake)
+        self._origin = origin
+        self._login = login
+        self._answer: LoginAnswer | None = LoginAnswer()
+        loop = asyncio.get_running_loop()
+        self.verdict: asyncio.Future[Verdict] = loop.create_future()
+        self.lost: asyncio.Future[str] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Log in."""
+        self.begin(transport, self._origin, SOURCE)
+        self.transport.write(self._login)
+
+    def data_received(self, data: bytes) -> None:
+        """Read the answer first; the stream passes over its text, and loses nothing behind it."""
+        if self._answer is not None:
+            verdict = self._answer.receive(data)
+            if verdict is Verdict.REFUSED:
+                self.decide(verdict)
+                return
+            if verdict is Verdict.ACCEPTED:
+                self.decide(verdict)
+        super().data_received(data)
+
+    def decide(self, verdict: Verdict) -> None:
+        """Settle what the PBX said of the login."""
+        if self._answer is not None:
+            self._answer = None
+            self.verdict.set_result(verdict)
+
+    def ended(self, reason: str) -> None:
+        """Wake whoever holds the connection; an end before an answer may have been a refusal."""
+        self.decide(Verdict.REFUSED)
+        self.lost.set_result(reason)
+
+
+class Dialer:
+    """Keeps one connection to one PBX."""
+
+    def __init__(
+        self,
+        sender: Sender,
+        address: str,
+        credentials: Credentials,
+        *,
+        intake: Intake,
+        log: Logger,
+        guard: RefusalGuard,
+        remember_refusal: Callable[[str, float], Awaitable[None]],
+    ) -> None:
+        self._sender = sender
+        self._address = address
+        self._credentials = credentials
+        self._intake = intake
+        self._log = log.bind(pbx=sender.name, address=address)
+        self._guard = guard
+        self._remember_refusal = remember_refusal
+        self._back_off = BackOff()
+        self.connected = False
+
+    async def run(self) -> None:
+        """Hold the connection until cancelled."""
+        while True:
+            await self._wait_for_lock_out()
+            try:
+                await self._hold_one()
+            except (OSError, TimeoutError) as error:
+                self._log.warning("pbx_unreachable", error=str(error) or "no answer in time")
+            await asyncio.sleep(self._back_off.wait())
+
+    async def _wait_for_lock_out(self) -> None:
+        while (wait := self._guard.wait(time.time())) > 0:
+            self._log.error(
+                "login_suspended",
+                seconds=round(wait),
+                advice="the PBX locks the account at the fifth refusal: mend username or password",
+            )
+            await asyncio.sleep(wait)
+
+    async def _hold_one(self) -> None:
+        host, port = parse_address(self._address)
+        password = self._credentials.read_password()
+        login = login_block(self._credentials.username, password)
+        origin = Origin([self._sender])
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, connection = await loop.create_connection(
+                lambda: DialledConnection(self._intake, origin, login), host, port
+            )
+        try:
+            await self._follow(connection)
+        finally:
+            self.connected = False
+            connection.transport.close()
+
+    async def _follow(self, connection: DialledConnection) -> None:
+        began = time.monotonic()
+        await asyncio.wait([connection.verdict], timeout=LOGIN_SECONDS)
+        if not connection.verdict.done():
+            # The answer's form is documented nowhere: a PBX may well stream without any.
+            self._log.warning("login_unanswered", seconds=LOGIN_SECONDS)
+            connection.decide(Verdict.ACCEPTED)
+        if connection.verdict.result() is Verdict.REFUSED:
+            now = time.time()
+            self._guard.refused(now)
+            await self._remember_refusal(self._sender.name, now)
+            self._log.error("login_refused", advice="check username and password_file")
+            return
+        self.connected = True
+        self._log.info("pbx_connected", peer=connection.peer)
+        reason = await connection.lost
+        self._log.warning(
+            "pbx_disconnected",
+            peer=connection.peer,
+            reports=connection.stream.reports,
+            reason=reason,
+        )
+        if time.monotonic() - began >= STEADY_SECONDS or connection.stream.reports:
+            self._back_off.reset()

@@ -1,0 +1,385 @@
+"""Turns the bytes of one stream into frames: each the text of one JSON object, with its parse.
+
+A stream may delimit objects in any way or not at all, and may carry text between them. The cut is
+guessed first (at a newline, at ``}{``) and proved by parsing what was cut; only where the proof
+fails does an exact scan look at every token. The rule that must stay true: the frames of a stream
+do not depend on how the stream was cut into chunks, and every byte is looked at a bounded number
+of times, because the scan remembers its place.
+"""
+
+import re
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+KIB: Final = 1024
+
+PAYLOAD_BYTES: Final = 64 * KIB
+"""The most bytes of a broken stretch that are kept; its full size is always told."""
+
+MAX_DEPTH: Final = 1024
+"""Deeper nesting than any parser here takes; it bounds the memory of the scan."""
+
+
+class Frame(NamedTuple):
+    """One whole JSON object: ``text`` as received (or mended), ``report`` as parsed."""
+
+    text: bytes | bytearray
+    report: dict[str, Any]
+    mended: bool = False
+
+
+class Broken(NamedTuple):
+    """A stretch that is no JSON object: its first 64 KiB, its full size in bytes, and why."""
+
+    payload: bytes
+    size: int
+    reason: str
+
+
+_OPEN, _CLOSE, _QUOTE, _NEWLINE = b'{}"\n'
+_OPEN_ARRAY, _CLOSE_ARRAY, _COMMA, _COLON = b"[],:"
+_BACKSLASH: Final = 0x5C
+
+_BLANKS = re.compile(rb"[\s,\[\]\x00]*+")
+_TOKEN = re.compile(rb'\s*+([{}\[\],:"]|[^\s{}\[\],:"]++)')
+_STRING = re.compile(rb'[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+')
+_TEXT_END = re.compile(rb"[{\n]")
+_OPENINGS: Final = (b'{"action":', b'{"event":', b'{"type":30')
+"""How a report begins in the dialects known; the P-Series' event types are 30000 and up."""
+_GLUE = re.compile(rb"\}\s*+\{")
+_BEGINS_WITH_KEY = re.compile(rb"\{\s*+(.?)", re.DOTALL)
+_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+
+
+class Framer:
+    """The frames of one stream, pulled with ``next_frame`` after each ``receive``.
+
+    An object of more than ``max_report_bytes`` is passed over to its end and told as ``Broken``.
+    """
+
+    def __init__(self, max_report_bytes: int) -> None:
+        self._max = max_report_bytes
+        self._buffer = bytearray()
+        self._start = 0  # where the current frame, or the text before it, begins
+        self._line_end = 0  # the next newline, or up to where there is none
+        self._line_ends = False
+        self._glue_searched = 0  # up to where there is no "}{"
+        self._searched = 0  # up to where there is no brace, or no end of the text
+        self._glued = False  # the last guess that held was "}{"
+        self._scan: _Scan | None = None  # set where guessing has failed for the current frame
+        self._head = b""  # of an oversized frame, whose bytes are passed over
+        self._passed = 0  # how many of them were dropped
+
+    def receive(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes of the stream."""
+        start = self._start
+        if start:
+            del self._buffer[:start]
+            self._start = 0
+            self._line_end = max(0, self._line_end - start)
+            self._glue_searched = max(0, self._glue_searched - start)
+            self._searched = max(0, self._searched - start)
+            if self._scan is not None:
+                self._scan.shift(start)
+        self._buffer += chunk
+
+    @property
+    def pending(self) -> int:
+        """How many bytes are held of a frame that is not complete."""
+        return len(self._buffer) - self._start + self._passed
+
+    def next_frame(self) -> Frame | Broken | None:
+        """Return the next frame or broken stretch, or None until more bytes have come."""
+        while self._scan is None:
+            buffer, start = self._buffer, self._start
+            if buffer.startswith(b"{", start):
+                frame = self._guess()
+                if frame is not None or self._scan is None:
+                    return frame
+                break
+            stretch = self._skip_text()
+            if stretch is not None:
+                return stretch
+            if self._start == start:
+                return None
+        return self._finish_scan()
+
+    def close(self, reason: str) -> list[Frame | Broken]:
+        """End the stream: what is held of a frame comes out as broken, for the reason given."""
+        rest: list[Frame | Broken] = []
+        if self._scan is not None and (inner := self._scan.completed_report(self._buffer)):
+            rest.append(self._break(inner, reason))
+            while (frame := self.next_frame()) is not None:
+                rest.append(frame)
+        held = self._buffer[self._start :]
+        if self._scan is not None or held.startswith(b"{") or b'"' in held:
+            rest.append(self._break(len(self._buffer), reason))
+        return rest
+
+    def _guess(self) -> Frame | None:
+        """Cut at the likeliest end and let the parse prove it; where it does not, begin a scan."""
+        buffer, start = self._buffer, self._start
+        if self._line_end < start or not self._line_ends:
+            newline = buffer.find(b"\n", max(start, self._line_end))
+            self._line_ends = newline >= 0
+            self._line_end = newline if newline >= 0 else len(buffer)
+        if self._line_ends and not self._glued:
+            frame = self._prove(self._line_end)
+            if frame is not None:
+                return frame
+        frame = self._guess_glued()
+        if frame is not None:
+            return frame
+        if not self._line_ends:
+            if (
+                buffer.find(b"}", max(start, self._searched)) < 0
+                and len(buffer) - start <= self._max
+            ):
+                self._searched = len(buffer)
+                return None  # every whole object ends in a brace
+        elif self._glued and (frame := self._prove(self._line_end)) is not None:
+            self._glued = False
+            return frame
+        if (frame := self._guess_over_lines()) is None:
+            self._scan = _Scan(start)
+        return frame
+
+    def _guess_glued(self) -> Frame | None:
+        """Cut at ``}{`` before the line's end."""
+        searched = max(self._start, self._glue_searched - 1)
+        glue = self._buffer.find(b"}{", searched, self._line_end)
+        if glue < 0:
+            self._glue_searched = self._line_end
+            return None
+        self._glued = True
+        return self._prove(glue + 1)
+
+    def _guess_over_lines(self) -> Frame | None:
+        """Cut where blanks alone part two objects, or at the end of what was received.
+
+        Where a line within begins like a report, the scan decides whether it is one.
+        """
+        glue = _GLUE.search(self._buffer, self._start)
+        end = len(self._buffer) if glue is None else glue.start() + 1
+        if self._buffer.find(b'\n{"', self._start, end) >= 0:
+            return None
+        return self._prove(end)
+
+    def _prove(self, end: int) -> Frame | None:
+        if end - self._start > self._max:
+            return None
+        candidate = self._buffer[self._start : end]
+        try:
+            report = orjson.loads(candidate)
+        except orjson.JSONDecodeError:
+            return None
+        if candidate[-1] != _CLOSE:
+            candidate = candidate.rstrip()
+        self._start = end + (self._line_ends and end == self._line_end)  # past the newline, if any
+        return Frame(candidate, report)
+
+    def _skip_text(self) -> Broken | None:
+        """Pass over what stands between objects; a piece of JSON among it is a broken stretch.
+
+        Blanks, brackets, a byte order mark and lines of text carry no record. Text with a quote in
+        it may be the rest of a torn report, so it is kept.
+        """
+        buffer = self._buffer
+        blanks = _BLANKS.match(buffer, self._start)
+        assert blanks is not None
+        self._start = blanks.end()
+        found = _TEXT_END.search(buffer, max(self._start, self._searched))
+        if found is None:
+            self._searched = len(buffer)
+            if len(buffer) - self._start <= self._max:
+                return None
+            end = self._start + self._max
+        else:
+            end = found.start()
+        if b'"' in buffer[self._start : end]:
+            return self._break(end, "text outside of any JSON object")
+        self._start = end
+        return None
+
+    def _finish_scan(self) -> Frame | Broken | None:
+        scan = self._scan
+        assert scan is not None
+        end = scan.run(self._buffer)
+        if end is None:
+            self._pass_over_oversized(scan)
+            return None
+        if scan.torn:
+            inner = scan.completed_report(self._buffer)
+            return self._break(inner or end, scan.torn)
+        if self._passed or end - self._start > self._max:
+            return self._break(end, f"longer than max_report_bytes = {self._max}")
+        return self._parse(end)
+
+    def _pass_over_oversized(self, scan: "_Scan") -> None:
+        """Drop what an oversized frame has shown so far, all but its head."""
+        if self._passed or scan.position - self._start > self._max:
+            self._keep_head(scan.position)
+            self._passed += scan.position - self._start
+            self._start = scan.position
+
+    def _keep_head(self, end: int) -> None:
+        room = PAYLOAD_BYTES - len(self._head)
+        self._head += bytes(self._buffer[self._start : min(end, self._start + room)])
+
+    def _break(self, end: int, reason: str) -> Broken:
+        self._keep_head(end)
+        broken = Broken(self._head, self._passed + end - self._start, reason)
+        self._start, self._head, self._passed, self._scan = end, b"", 0, None
+        return broken
+
+    def _parse(self, end: int) -> Frame | Broken:
+        text = self._buffer[self._start : end]
+        try:
+            frame = Frame(text, orjson.loads(text))
+        except orjson.JSONDecodeError as error:
+            mended = mend(text)
+            if mended is None:
+                return self._break(end, f"not valid JSON: {error}")
+            frame = Frame(mended, orjson.loads(mended), mended=True)
+        self._start, self._scan = end, None
+        return frame
+
+
+def mend(text: bytes | bytearray) -> bytes | None:
+    r"""Return the text with the escape ``\_`` (typed off a page) made ``_``, if that mends it.
+
+    Source: the vendor's pages render ``_`` as ``\_`` in their report samples.
+    """
+    mended = _ESCAPE.sub(lambda escape: b"_" if escape[1] == b"_" else escape[0], bytes(text))
+    if mended == text:
+        return None
+    try:
+        orjson.loads(mended)
+    except orjson.JSONDecodeError:
+        return None
+    return mended
+
+
+class _Scan:
+    """An exact, position-remembering look at one object, from its opening brace on.
+
+    It follows strings and nesting and knows where a value may stand. ``torn`` is set when the
+    object cannot be whole: a line ends inside a string, or a new object opens where none may
+    stand; then the stretch ends there, and the next report begins.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.position = start
+        self.torn = ""
+        self._nesting = bytearray()
+        self._previous = _COLON  # the last token's first byte; the outermost object may stand
+        self._in_string = False
+        self._inner = 0  # where the last object directly inside the outermost one began
+
+    def shift(self, dropped: int) -> None:
+        """Follow the buffer, whose first bytes were dropped."""
+        self.position -= dropped
+        self._inner = max(0, self._inner - dropped)
+
+    def completed_report(self, buffer: bytearray) -> int:
+        """Tell where, directly inside the torn object, a whole report began; 0 where none did.
+
+        A report cut off just after a colon is followed by the next one as if that were the value.
+        """
+        if self._inner and len(self._nesting) == 1 and self._previous == _CLOSE:
+            return self._inner if opens_report(buffer, self._inner) else 0
+        return 0
+
+    def run(self, buffer: bytearray) -> int | None:
+        """Go on to the object's end, or to where it is torn; None until more bytes have come."""
+        while True:
+            if self._in_string:
+                end = self._run_string(buffer)
+                if end is not None or self._in_string:
+                    return end
+            token = _TOKEN.match(buffer, self.position)
+            if token is None:
+                return None
+            at = token.start(1)
+            byte = buffer[at]
+            if byte == _OPEN:
+                stands = self._may_open(buffer, at)
+                if stands is None:
+                    return None
+                if not stands:
+                    self.torn = "broken off: another object begins within it"
+                    return at
+            self.position = token.end()
+            self._take(byte, at)
+            if not self._nesting:
+                return self.position
+            if len(self._nesting) > MAX_DEPTH:
+                self.torn = f"nested deeper than {MAX_DEPTH}"
+                return self.position
+
+    def _run_string(self, buffer: bytearray) -> int | None:
+        """Go on to the closing quote; a position where the string is torn; None otherwise."""
+        body = _STRING.match(buffer, self.position)
+        assert body is not None
+        self.position = end = body.end()
+        if end == len(buffer) or (buffer[end] == _BACKSLASH and end + 1 == len(buffer)):
+            return None
+        if buffer[end] != _QUOTE:
+            self.torn = "broken off: the line ends within a string"
+            return buffer.index(b"\n", end) + 1
+        if buffer[end - 1] == _OPEN:
+            opens = opens_report(buffer, end - 1)
+            if opens is None:
+                return None
+            if opens:
+                self.torn = "broken off: another report begins within a string"
+                return end - 1
+        self._in_string = False
+        self.position = end + 1
+        self._previous = _QUOTE
+        return None
+
+    def _may_open(self, buffer: bytearray, at: int) -> bool | None:
+        """Tell whether an object may begin here; None until the bytes that decide have come."""
+        if not self._nesting:
+            return True
+        if self._value_may_stand():
+            begins_anew = buffer[at - 1] == _NEWLINE and opens_report(buffer, at)
+        else:
+            key = _BEGINS_WITH_KEY.match(buffer, at)
+            assert key is not None
+            begins_anew = key[1] == b'"' if key[1] else None
+        return None if begins_anew is None else not begins_anew
+
+    def _value_may_stand(self) -> bool:
+        if self._previous == _COMMA:
+            return self._nesting[-1] == _OPEN_ARRAY
+        return self._previous in (_COLON, _OPEN_ARRAY)
+
+    def _take(self, byte: int, at: int) -> None:
+        nesting = self._nesting
+        if byte == _QUOTE:
+            self._in_string = True
+            return
+        if byte in (_OPEN, _OPEN_ARRAY):
+            if byte == _OPEN and len(nesting) == 1:
+                self._inner = at
+            nesting.append(byte)
+        elif byte == _CLOSE:
+            while nesting.pop() != _OPEN:
+                pass
+        elif byte == _CLOSE_ARRAY and nesting[-1] == _OPEN_ARRAY:
+            nesting.pop()
+        self._previous = byte
+
+
+def opens_report(buffer: bytes | bytearray, at: int) -> bool | None:
+    """Tell whether a report begins at ``at``; None where the bytes end before that is known."""
+    for opening in _OPENINGS:
+        window = buffer[at : at + len(opening)]
+        if window == opening:
+            return True
+        if len(window) < len(opening) and opening.startswith(window):
+            return None
+    return False

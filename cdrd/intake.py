@@ -1,0 +1,235 @@
+"""Turns connections into streams: what accepted and dialled connections share.
+
+The rule that must stay true: reading pauses when what waits has reached its bound, and goes on
+when the writer has made room; nothing received is dropped.
+"""
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+from cdrd.address import format_address
+from cdrd.batch import Waiting
+from cdrd.log import Logger
+from cdrd.record import utc_milliseconds
+from cdrd.sender import Origin
+from cdrd.stream import ReportStream, Totals
+
+DRAIN_SECONDS: Final = 3.0
+"""At a stop, how long what the kernel holds for us is still read while more keeps coming."""
+
+KEEPALIVE: Final = {
+    socket.TCP_KEEPIDLE: 60,  # seconds of silence until the first probe
+    socket.TCP_KEEPINTVL: 10,  # seconds between probes
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 30_000,  # milliseconds that what we sent may stay unacknowledged
+}
+SUSPICION: Final = {
+    socket.TCP_KEEPIDLE: 2,
+    socket.TCP_KEEPINTVL: 2,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 6_000,
+}
+"""For the older connections of an address that connects anew: a dead one is gone in 8 seconds,
+a living one answers the probes and stays."""
+
+
+class Waker(Protocol):
+    """What is told that something waits."""
+
+    def wake(self) -> None:
+        """Take what waits as soon as possible."""
+
+
+class Intake:
+    """All connections, and the custody that they read into."""
+
+    def __init__(
+        self,
+        waiting: Waiting,
+        totals: Totals,
+        *,
+        log: Logger,
+        max_report_bytes: int,
+        idle_timeout: float = 0,
+    ) -> None:
+        self.waiting = waiting
+        self.totals = totals
+        self.log = log
+        self.connections: set[PeerConnection] = set()
+        self.paused = False
+        self._max_report_bytes = max_report_bytes
+        self._idle_timeout = idle_timeout
+        self._unsuspected: defaultdict[str, set[PeerConnection]] = defaultdict(set)
+        self._writer: Waker | None = None
+        self._deserted = asyncio.Event()
+        self._deserted.set()
+
+    def feed(self, writer: Waker) -> None:
+        """Name the writer that takes what waits."""
+        self._writer = writer
+
+    def open_stream(self, origin: Origin, peer: str, source: str) -> ReportStream:
+        """Make the stream of a new connection."""
+        return ReportStream(
+            origin,
+            peer=peer,
+            source=source,
+            waiting=self.waiting,
+            totals=self.totals,
+            max_report_bytes=self._max_report_bytes,
+        )
+
+    def arrived(self) -> None:
+        """Wake the writer, and pause all reading once what waits has reached its bound."""
+        assert self._writer is not None
+        if self.waiting:
+            self._writer.wake()
+        if self.waiting.full and not self.paused:
+            self.paused = True
+            for connection in self.connections:
+                connection.transport.pause_reading()
+
+    def room_made(self) -> None:
+        """Go on reading after a pause."""
+        if self.paused:
+            self.paused = False
+            for connection in self.connections:
+                if not connection.transport.is_closing():
+                    connection.transport.resume_reading()
+
+    def joined(self, connection: "PeerConnection") -> None:
+        """Count a connection in; look hard at older ones of its address, which may be dead."""
+        older = self._unsuspected[connection.address]
+        for other in older:
+            set_options(other.transport, SUSPICION)
+        self._unsuspected[connection.address] = {connection}
+        self.connections.add(connection)
+        self._deserted.clear()
+        if self.paused:
+            connection.transport.pause_reading()
+
+    def left(self, connection: "PeerConnection") -> None:
+        """Count a connection out."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._deserted.set()
+        unsuspected = self._unsuspected[connection.address]
+        unsuspected.discard(connection)
+        if not unsuspected:
+            del self._unsuspected[connection.address]
+
+    async def drain(self) -> None:
+        """Read what the kernel has acknowledged to the peers for us, within a bound of time."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while time.monotonic() < deadline:
+            if not any(connection.unread_bytes() for connection in self.connections):
+                return
+            await asyncio.sleep(0.005)  # the kernel tells what is unread only when asked
+
+    async def close(self) -> None:
+        """Close every connection; what was held of half a report goes to quarantine."""
+        for connection in list(self.connections):
+            connection.transport.close()
+        await self._deserted.wait()
+
+    async def drop_idle(self) -> None:
+        """Drop connections that have been silent for longer than the idle timeout."""
+        while self._idle_timeout:
+            await asyncio.sleep(self._idle_timeout / 4)
+            silent_since = time.monotonic() - self._idle_timeout
+            for connection in list(self.connections):
+                if connection.last_byte < silent_since:
+                    connection.drop(f"silent for {self._idle_timeout:g} s")
+
+
+class PeerConnection(asyncio.Protocol):
+    """One connection whose bytes are a stream of reports."""
+
+    transport: asyncio.Transport
+    stream: ReportStream
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self.address = ""
+        self.peer = ""
+        self.last_byte = time.monotonic()
+        self._reason = "closed by the peer"
+
+    def begin(self, transport: asyncio.BaseTransport, origin: Origin, source: str) -> None:
+        """Begin the stream: keepalive set, counted in."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self.address, self.peer = peer_of(transport)
+        self.stream = self._intake.open_stream(origin, self.peer, source)
+        set_options(transport, KEEPALIVE)
+        self._intake.joined(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take custody of what arrived, at once."""
+        self.last_byte = time.monotonic()
+        self.stream.receive(data, utc_milliseconds(time.time()))
+        self._intake.arrived()
+
+    def drop(self, reason: str) -> None:
+        """Close the connection from our side."""
+        self._reason = reason
+        self.transport.close()
+
+    def unread_bytes(self) -> int:
+        """Return how many bytes the kernel holds that we have not read."""
+        if self.transport.is_closing():
+            return 0
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        (unread,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0"))
+        return int(unread)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the stream and count the connection out."""
+        if exc is not None:
+            self._reason = str(exc) or type(exc).__name__
+        reason = f"the connection ended in the middle of a report: {self._reason}"
+        self.stream.close(reason, utc_milliseconds(time.time()))
+        self._intake.left(self)
+        self._intake.arrived()
+        self.ended(self._reason)
+
+    def ended(self, reason: str) -> None:
+        """Say that the connection has ended; for the two kinds of connection to tell."""
+
+
+def peer_of(transport: asyncio.BaseTransport) -> tuple[str, str]:
+    """Return the peer's address, and address and port as one text."""
+    host, port = transport.get_extra_info("peername")[:2]
+    return host, format_address(host, port)
+
+
+def set_options(transport: asyncio.BaseTransport, options: dict[int, int]) -> None:
+    """Set TCP options on a connection's socket."""
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in options.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class RateLimited:
+    """Something said once a minute at most, with how often it happened meanwhile."""
+
+    def __init__(self, say: Callable[[int], None], interval: float = 60.0) -> None:
+        self._say = say
+        self._interval = interval
+        self._said_at = -interval
+        self._count = 0
+
+    def happened(self, now: float) -> None:
+        """Count it, and say it when it is time."""
+        self._count += 1
+        if now - self._said_at >= self._interval:
+            self._said_at = now
+            self._say(self._count)
+            self._count = 0

@@ -1,0 +1,108 @@
+"""Turns listening addresses into connections of the PBXs that connect to us.
+
+The rule that must stay true: a peer that is no configured PBX is refused at once, and costs no
+more than that.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from cdrd.address import format_address, parse_address
+from cdrd.intake import Intake, PeerConnection, RateLimited, peer_of
+from cdrd.log import Logger
+from cdrd.sender import Origin, Sender, origin_of
+
+SOURCE = "tcp"
+
+
+class Listener:
+    """The TCP listeners of ``[tcp] listen``."""
+
+    def __init__(self, intake: Intake, senders: Sequence[Sender], log: Logger) -> None:
+        self._intake = intake
+        self._senders = senders
+        self._log = log
+        self._servers: list[asyncio.Server] = []
+        self.refused = 0
+        self._last_refused = ""
+        self._refusal = RateLimited(self._say_refused)
+
+    async def open(self, addresses: Sequence[str]) -> None:
+        """Listen on each ``host:port``. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        for address in addresses:
+            host, port = parse_address(address)
+            server = await loop.create_server(
+                lambda: AcceptedConnection(self._intake, self), host or None, port, backlog=4096
+            )
+            self._servers.append(server)
+            for sock in server.sockets:
+                name = sock.getsockname()
+                self._log.info("listener_opened", address=format_address(name[0], name[1]))
+
+    def close(self) -> None:
+        """Accept no more."""
+        for server in self._servers:
+            server.close()
+
+    def origin_of(self, address: str) -> Origin | None:
+        """Return the PBXs that an address may stand for."""
+        return origin_of(address, self._senders)
+
+    def refuse(self, transport: asyncio.BaseTransport) -> None:
+        """Close a stranger's connection."""
+        self.refused += 1
+        self._last_refused, _ = peer_of(transport)
+        cast(asyncio.Transport, transport).abort()
+        self._refusal.happened(time.monotonic())
+
+    def _say_refused(self, count: int) -> None:
+        self._log.warning(
+            "peer_refused",
+            address=self._last_refused,
+            count=count,
+            advice="add the address to the peers of its [[pbx]]",
+        )
+
+
+class AcceptedConnection(PeerConnection):
+    """A connection that a PBX or a relay holds to us."""
+
+    def __init__(self, intake: Intake, listener: Listener) -> None:
+        super().__init__(intake)
+        self._listener = listener
+        self._known = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a configured PBX's connection, refuse any other."""
+        address, _ = peer_of(transport)
+        origin = self._listener.origin_of(address)
+        if origin is None:
+            self._listener.refuse(transport)
+            return
+        self._known = True
+        self.begin(transport, origin, SOURCE)
+        self._intake.log.info("peer_connected", pbx=origin.name, peer=self.peer)
+
+    def data_received(self, data: bytes) -> None:
+        """Take custody of what arrived; a stranger's bytes are nobody's."""
+        if self._known:
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the stream, where there was one."""
+        if self._known:
+            super().connection_lost(exc)
+
+    def ended(self, reason: str) -> None:
+        """Log the end."""
+        stream = self.stream
+        self._intake.log.info(
+            "peer_disconnected",
+            pbx=stream.origin.name,
+            peer=self.peer,
+            reports=stream.reports,
+            reason=reason,
+        )

@@ -1,0 +1,250 @@
+"""Turns events and committed rows into log lines on standard output.
+
+The rule that must stay true: nobody waits for whoever reads the log. Lines are rendered where the
+event happens and written by a thread of their own, in order; ``logged_seq`` is only what was
+really written, so that a crash in between is made up for on the next start.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import lru_cache, partial
+from queue import SimpleQueue
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from cdrd.record import CallRecord
+from cdrd.store import MIB
+
+Logger = structlog.typing.FilteringBoundLogger
+NumberRule = Callable[[str], str]
+
+WAITING_LIMIT_BYTES: Final = 8 * MIB
+"""More than this is not rendered ahead of a reader of the log that does not read."""
+
+CALL_RELEASED: Final = "call_released"
+
+PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+"""syslog's priorities, as journald takes them off the front of a line."""
+
+_RECORDING = re.compile(r"(\d{14}-[\d.]+)-(.*)-(.*)-(\w+\.\w+)")  # time-callid-from-to-Type.wav
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+class LineWriter:
+    """Writes lines to a file descriptor in a thread of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.logged_seq = 0
+        self.failure = ""
+        self._descriptor = descriptor
+        self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
+        self._waiting_bytes = 0
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    @property
+    def full(self) -> bool:
+        """Whether the reader of the log is too far behind to render more."""
+        return self._waiting_bytes > WAITING_LIMIT_BYTES
+
+    def write(self, lines: bytes, last_seq: int = 0) -> None:
+        """Take lines to be written; ``last_seq``: the row that the last of them tells."""
+        with self._changed:
+            self._waiting_bytes += len(lines)
+        self._queue.put((lines, last_seq))
+
+    def wait_until_room(self) -> None:
+        """Block until the reader of the log has caught up by half."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting_bytes <= WAITING_LIMIT_BYTES // 2)
+
+    def flush(self, timeout: float) -> bool:
+        """Block until all is written, at most ``timeout`` seconds; tell whether it was."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._waiting_bytes == 0, timeout)
+
+    def close(self, timeout: float) -> None:
+        """Write what waits and end the thread; one that hangs in a write is left behind."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            lines, last_seq = entry
+            try:
+                _write_all(self._descriptor, lines)
+            except OSError as error:
+                # The rows are stored; those that were not told are told on the next start.
+                self.failure = self.failure or str(error)
+            else:
+                if not self.failure:
+                    self.logged_seq = max(self.logged_seq, last_seq)
+            with self._changed:
+                self._waiting_bytes -= len(lines)
+                self._changed.notify_all()
+
+
+def _write_all(descriptor: int, lines: bytes) -> None:
+    rest = memoryview(lines)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+class _Output:
+    """What structlog hands a rendered event to: its lines, and the last row they tell."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+
+    def msg(self, lines: bytes, last_seq: int = 0) -> None:
+        self._writer.write(lines, last_seq)
+
+    debug = info = warning = error = critical = msg
+
+
+def make_logger(
+    writer: LineWriter,
+    *,
+    console: bool = False,
+    journal: bool = False,
+    level: str = "info",
+    number_rule: NumberRule = str,
+) -> Logger:
+    """Make the daemon's logger. A ``call_released`` event carries a batch: a line for each row."""
+    render: Callable[[MutableMapping[str, Any]], bytes]
+    if console:
+        render = partial(_render_console, structlog.dev.ConsoleRenderer())
+    else:
+        render = partial(_render_json, journal)
+    logger: Logger = structlog.wrap_logger(
+        _Output(writer),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            partial(_render, render, number_rule),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    return logger
+
+
+def log_calls(logger: Logger, writer: LineWriter, stored: Sequence[tuple[int, CallRecord]]) -> None:
+    """Log one ``call_released`` line for each row of a commit, unless the level leaves them out."""
+    if not stored:
+        return
+    if logger.is_enabled_for(logging.INFO):
+        logger.info(CALL_RELEASED, rows=stored)
+    else:
+        writer.write(b"", stored[-1][0])
+
+
+def under_journald(environment: Mapping[str, str], descriptor: int = 1) -> bool:
+    """Tell whether a descriptor is journald's stream, by systemd's documented test."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def number_rule(how: str, key: bytes) -> NumberRule:
+    """Return how subscriber numbers appear in the log: ``full``, ``masked`` or ``hashed``."""
+    match how:
+        case "masked":
+            return _mask
+        case "hashed":
+            return lru_cache(4096)(partial(_hash, key))
+        case _:
+            return str
+
+
+def _mask(number: str) -> str:
+    """Hide the last four characters."""
+    return number[:-4] + "*" * min(4, len(number))
+
+
+def _hash(key: bytes, number: str) -> str:
+    return hashlib.blake2b(number.encode(), key=key, digest_size=8).hexdigest() if number else ""
+
+
+def _hide_in_recording(rule: NumberRule, recording: str) -> str:
+    """Apply the rule to the two numbers in a recording's file name."""
+    parts = _RECORDING.fullmatch(recording)
+    if parts is None:
+        return rule(recording)
+    return f"{parts[1]}-{rule(parts[2])}-{rule(parts[3])}-{parts[4]}"
+
+
+def _render(
+    render: Callable[[MutableMapping[str, Any]], bytes],
+    rule: NumberRule,
+    _logger: object,
+    _method: str,
+    event: MutableMapping[str, Any],
+) -> tuple[tuple[bytes, int], dict[str, Any]]:
+    stored = event.pop("rows", None)
+    head = {name: event.pop(name) for name in ("timestamp", "level", "event")} | dict(event)
+    if stored is None:
+        return (render(head), 0), {}
+    return (b"".join(render(line) for line in _call_lines(head, stored, rule)), stored[-1][0]), {}
+
+
+def _call_lines(
+    head: dict[str, Any], stored: Sequence[tuple[int, CallRecord]], rule: NumberRule
+) -> "list[MutableMapping[str, Any]]":
+    timestamp, level = head["timestamp"], head["level"]
+    hide = rule is not str
+    return [
+        {
+            "timestamp": timestamp,
+            "level": level,
+            "event": CALL_RELEASED,
+            "seq": seq,
+            "pbx": call.pbx,
+            "call_id": call.call_id,
+            "started_at": call.started_at,
+            "caller": (rule(call.caller) if hide else call.caller) or None,
+            "callee": (rule(call.callee) if hide else call.callee) or None,
+            "source_trunk": call.source_trunk or None,
+            "destination_trunk": call.destination_trunk or None,
+            "duration": call.duration if call.duration >= 0 else None,
+            "talk_duration": call.talk_duration if call.talk_duration >= 0 else None,
+            "status": call.status or None,
+            "call_type": call.call_type or None,
+            "recording": (_hide_in_recording(rule, call.recording) if hide else call.recording)
+            or None,
+            "source": call.source,
+        }
+        for seq, call in stored
+    ]
+
+
+def _render_json(journal: bool, line: MutableMapping[str, Any]) -> bytes:
+    text = orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    return b"<%d>" % PRIORITIES[line["level"]] + text if journal else text
+
+
+def _render_console(
+    renderer: structlog.dev.ConsoleRenderer, line: MutableMapping[str, Any]
+) -> bytes:
+    """Render for a terminal; what a caller put into a name must not command the terminal."""
+    shown = {
+        key: _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
+        for key, value in line.items()
+        if value is not None
+    }
+    return (str(renderer(None, "", shown)) + "\n").encode(errors="replace")
+
+
+def use_console(wanted: str) -> bool:
+    """Tell whether the log is for people: ``console``, or ``auto`` on a terminal."""
+    return wanted == "console" or (wanted == "auto" and sys.stdout.isatty())

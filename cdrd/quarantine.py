@@ -1,0 +1,92 @@
+"""Turns quarantined reports into records, once the decoder or the configuration has learnt more.
+
+The rule that must stay true: a report leaves quarantine only in the transaction that stores all
+that it holds, or when someone drops it by its number.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from cdrd.batch import Batch, QuarantinedReport, Waiting
+from cdrd.sender import Origin, Sender
+from cdrd.stream import ReportStream, Totals
+
+Kept = tuple[int, QuarantinedReport]
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What a retry makes of quarantined reports: a batch to commit, and why others stay."""
+
+    batch: Batch = field(default_factory=Batch)
+    staying: list[tuple[int, str]] = field(default_factory=list)
+
+
+def read_quarantine(
+    connection: sqlite3.Connection, ids: Sequence[int] | None = None, limit: int = -1
+) -> list[Kept]:
+    """Read quarantined reports: those of the given ids, or the newest ``limit``, oldest first."""
+    if ids is None:
+        found = connection.execute("SELECT * FROM quarantine ORDER BY id DESC LIMIT ?", (limit,))
+        rows = found.fetchall()[::-1]
+    else:
+        rows = []
+        for quarantine_id in ids:
+            query = "SELECT * FROM quarantine WHERE id = ?"
+            rows += connection.execute(query, (quarantine_id,)).fetchall()
+    return [(quarantine_id, QuarantinedReport(*columns)) for quarantine_id, *columns in rows]
+
+
+def drop_quarantined(connection: sqlite3.Connection, ids: Iterable[int]) -> int:
+    """Delete quarantined reports; return how many there were."""
+    connection.execute("BEGIN IMMEDIATE")
+    dropped = 0
+    for quarantine_id in ids:
+        delete = "DELETE FROM quarantined_report WHERE id = ?"
+        dropped += connection.execute(delete, (quarantine_id,)).rowcount
+    connection.execute("COMMIT")
+    return dropped
+
+
+def retry(kept: Iterable[Kept], senders: Sequence[Sender], max_report_bytes: int) -> Retried:
+    """Decode quarantined reports again, by the one decoder."""
+    retried = Retried()
+    for quarantine_id, report in kept:
+        reason, batch = _decode(report, senders, max_report_bytes)
+        if reason:
+            retried.staying.append((quarantine_id, reason))
+            continue
+        for record in batch.records:
+            retried.batch.add(record)
+        retried.batch.mended.extend(batch.mended)
+        retried.batch.resolved.append(quarantine_id)
+    return retried
+
+
+def _decode(
+    report: QuarantinedReport, senders: Sequence[Sender], max_report_bytes: int
+) -> tuple[str, Batch]:
+    """Return why a report has to stay, or else the records that it holds."""
+    if report.size > len(report.payload):
+        return "only its beginning was kept", Batch()
+    candidates = [sender for sender in senders if sender.name in report.pbx.split("/")]
+    if not candidates:
+        return f"no PBX {report.pbx!r} is configured", Batch()
+    waiting = Waiting(max_bytes=0)
+    stream = ReportStream(
+        Origin(candidates),
+        peer=report.peer,
+        source=report.source,
+        waiting=waiting,
+        totals=Totals(),
+        max_report_bytes=max(max_report_bytes, len(report.payload)),
+    )
+    stream.receive(report.payload, report.received_at)
+    stream.close("it ends in the middle of a report", report.received_at)
+    batch = waiting.arriving
+    if batch.quarantined:
+        return batch.quarantined[0].reason, Batch()
+    if not batch.records:
+        return "it holds no record", Batch()
+    return "", batch

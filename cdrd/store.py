@@ -1,0 +1,394 @@
+"""Turns batches into rows: the only writer of the database, and its only checkpointer.
+
+The rule that must stay true: a batch is committed whole or not at all, a row is durable when
+``commit`` returns, and one record is one row. The functions that take a ``sqlite3.Connection`` are
+whole transactions; aiosqlite runs each in its thread in one trip (a trip costs about 84 us).
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Concatenate, Final, ParamSpec, Self, TypeVar
+
+import aiosqlite
+
+from cdrd.batch import Batch, QuarantinedReport
+from cdrd.frame import KIB, PAYLOAD_BYTES
+from cdrd.record import CallRecord
+from cdrd.schema import PAGE_BYTES, NotOurDatabase, migrate
+
+MIB: Final = KIB * KIB
+BUSY_TIMEOUT_MS: Final = 5_000
+WAL_LIMIT_BYTES: Final = 64 * MIB
+"""The WAL file is cut back to this when it is reused; a reader that pins it makes it larger."""
+
+CHECKPOINT_PAGES: Final = 16 * MIB // PAGE_BYTES
+PAGES_A_COMMIT: Final = 5  # the last leaf of the table and of two indexes, progress, and a parent
+ROWS_A_PAGE: Final = 20
+
+ROWS_A_STATEMENT: Final = 20
+"""Each step of a statement hands the interpreter's lock over; one row a step halves the rate, and
+long statements cost more again."""
+
+SYNCHRONOUS: Final = {"full": 2, "normal": 1}
+
+IDENTITY: Final = (
+    "started_local, call_id, pbx, caller, callee, duration, talk_duration, status, call_type"
+)
+
+_POISON: Final = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class StoreUnusable(Exception):
+    """The database cannot be opened for writing; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What one commit made of a batch: each new row with its ``seq``, in the order received."""
+
+    stored: list[tuple[int, CallRecord]] = field(default_factory=list)
+    duplicates: int = 0
+    quarantined: list[tuple[int, QuarantinedReport]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a checkpoint came: pages in the WAL, and those of them copied to the database."""
+
+    pages: int
+    copied: int
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes that a reader's open transaction keeps in the WAL."""
+        return (self.pages - self.copied) * PAGE_BYTES
+
+
+class _Connection(aiosqlite.Connection):
+    """aiosqlite's connection, able to run a whole transaction in one trip to its thread."""
+
+    async def run(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        execute: Callable[..., Awaitable[Result]] = self._execute
+        return await execute(function, self._conn, *args, **kwargs)
+
+
+class Store:
+    """The database, open for writing; made with ``open``."""
+
+    def __init__(self, path: Path, connection: _Connection, lock: int) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = lock
+        self._wal_pages = 0  # written since the last checkpoint, about
+
+    @classmethod
+    async def open(cls, path: Path, durability: str = "full") -> Self:
+        """Open or create the database, migrate it and verify its settings. Raises StoreUnusable."""
+        lock = _lock(path)
+        connection = _Connection(partial(_connect, path, durability), iter_chunk_size=64)
+        try:
+            await connection
+        except BaseException as error:
+            os.close(lock)
+            if isinstance(error, sqlite3.Error | NotOurDatabase):
+                raise StoreUnusable(f"{path}: {error}") from error
+            raise
+        return cls(path, connection, lock)
+
+    async def commit(self, batch: Batch, logged_seq: int) -> Committed:
+        """Store a batch durably; on any error nothing of it is stored. Raises sqlite3.Error.
+
+        ``logged_seq``: up to where the log has told the rows, remembered with the same commit.
+        """
+        committed = await self._connection.run(commit, batch, logged_seq)
+        self._wal_pages += PAGES_A_COMMIT + len(batch) // ROWS_A_PAGE
+        return committed
+
+    async def checkpoint_if_due(self) -> Checkpoint | None:
+        """Copy the WAL into the database once it has grown by 16 MiB; never waits for readers."""
+        if self._wal_pages < CHECKPOINT_PAGES:
+            return None
+        self._wal_pages = 0
+        return await self._connection.run(checkpoint)
+
+    async def run(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Run a function of the connection between two commits."""
+        return await self._connection.run(function, *args, **kwargs)
+
+    async def close(self, logged_seq: int) -> None:
+        """Close so that readers who may not write can go on reading.
+
+        The last connection to close deletes the WAL, and a read-only reader cannot make it anew;
+        so a connection that may not delete it closes last.
+        """
+        reader = None
+        try:
+            await self._connection.run(_finish, logged_seq)
+            reader = open_reader(self.path)
+        finally:
+            await self._connection.close()
+            if reader is not None:
+                reader.close()
+            os.close(self._lock)
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open the database read-only, as every program but the daemon does. Raises sqlite3.Error."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    reader = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        reader.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error:
+        reader.close()
+        raise
+    return reader
+
+
+def commit(connection: sqlite3.Connection, batch: Batch, logged_seq: int) -> Committed:
+    """Store a batch in one transaction: optimistically, and row by row where that fails."""
+    try:
+        committed = _transaction(connection, batch, logged_seq, _insert_new)
+    except _POISON:
+        committed = None
+    if committed is None:
+        committed = _transaction(connection, batch, logged_seq, _insert_each)
+    assert committed is not None
+    return committed
+
+
+def checkpoint(connection: sqlite3.Connection) -> Checkpoint:
+    """Copy what no reader still needs from the WAL into the database, without waiting."""
+    _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return Checkpoint(pages, copied)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What earlier runs left behind."""
+
+    logged_seq: int
+    number_key: bytes
+
+
+def read_progress(connection: sqlite3.Connection) -> Progress:
+    """Read up to where the log has told the rows, and the key for hashed numbers."""
+    return Progress(*connection.execute("SELECT logged_seq, number_key FROM progress").fetchone())
+
+
+def read_records(
+    connection: sqlite3.Connection, after: int, limit: int
+) -> list[tuple[int, CallRecord]]:
+    """Read the stored records behind a ``seq``, in order."""
+    found = connection.execute(
+        "SELECT * FROM call WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+    )
+    return [(seq, CallRecord(*columns)) for seq, *columns in found]
+
+
+def read_refusals(connection: sqlite3.Connection, pbx: str) -> list[float]:
+    """Read when a PBX refused our login, in Unix seconds."""
+    found = connection.execute("SELECT refused_at FROM refused_login WHERE pbx = ?", (pbx,))
+    return [refused_at for (refused_at,) in found]
+
+
+def remember_refusal(connection: sqlite3.Connection, pbx: str, refused_at: float) -> None:
+    """Remember a refused login, and forget those that no lock-out counts any more."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("DELETE FROM refused_login WHERE refused_at < ?", (int(refused_at) - 3600,))
+    connection.execute("INSERT INTO refused_login VALUES (?, ?)", (pbx, int(refused_at)))
+    connection.execute("COMMIT")
+
+
+def wal_reset_bug(version: tuple[int, int, int]) -> bool:
+    """Tell whether a SQLite version can corrupt a WAL that two connections write at one instant.
+
+    Source: sqlite.org, "the WAL-reset bug": 3.7.0 to 3.51.2, mended in 3.44.6 and 3.50.7 too.
+    """
+    if version[:2] == (3, 44):
+        return version < (3, 44, 6)
+    if version[:2] == (3, 50):
+        return version < (3, 50, 7)
+    return (3, 7, 0) <= version < (3, 51, 3)
+
+
+def _lock(path: Path) -> int:
+    """Hold the lock of the one writer for as long as the returned descriptor is open."""
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise StoreUnusable(
+            f"{path}: {error.strerror}: create its directory, or name another path in [database]"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise StoreUnusable(f"{path}: another cdrd is writing it; stop that one first") from error
+    return lock
+
+
+def _connect(path: Path, durability: str) -> sqlite3.Connection:
+    # SQLite gives the WAL the mode of the database: the group may read, others may not.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=32)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")  # before journal_mode
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute(
+            "PRAGMA auto_vacuum = INCREMENTAL"
+        )  # only ever set before the first table
+        _set(connection, "journal_mode", "wal")
+        _set(connection, "synchronous", SYNCHRONOUS[durability])
+        _set(connection, "wal_autocheckpoint", 0)
+        _set(connection, "journal_size_limit", WAL_LIMIT_BYTES)
+        migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set(connection: sqlite3.Connection, pragma: str, value: str | int) -> None:
+    """Make a setting and read it back: a setting that did not take is a promise broken."""
+    connection.execute(f"PRAGMA {pragma} = {value}").fetchall()
+    (found,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+    if found != value:
+        raise sqlite3.OperationalError(f"PRAGMA {pragma} stays {found}, {value} is needed")
+
+
+def _transaction(
+    connection: sqlite3.Connection,
+    batch: Batch,
+    logged_seq: int,
+    insert: Callable[[sqlite3.Connection, Sequence[CallRecord], int], Committed | None],
+) -> Committed | None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (last_seq,) = connection.execute(
+            "SELECT max(last_seq, ifnull((SELECT max(seq) FROM call), 0)) FROM progress"
+        ).fetchone()
+        committed = insert(connection, batch.records, last_seq + 1)
+        if committed is None:
+            connection.execute("ROLLBACK")
+            return None
+        for report in batch.quarantined:
+            committed.quarantined.append((_quarantine(connection, report), report))
+        for resolved in batch.resolved:
+            connection.execute("DELETE FROM quarantined_report WHERE id = ?", (resolved,))
+        if committed.stored:
+            last_seq = committed.stored[-1][0]
+        connection.execute(
+            "UPDATE progress SET last_seq = ?, logged_seq = max(logged_seq, ?)",
+            (last_seq, logged_seq),
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return committed
+
+
+def _insert_new(
+    connection: sqlite3.Connection, records: Sequence[CallRecord], seq: int
+) -> Committed | None:
+    """Insert records that are all new, many a statement; None where one of them is not."""
+    inserted = 0
+    whole = len(records) - len(records) % ROWS_A_STATEMENT
+    for start in range(0, whole, ROWS_A_STATEMENT):
+        rows = chain.from_iterable(records[start : start + ROWS_A_STATEMENT])
+        inserted += connection.execute(_INSERT_MANY, [seq + start, *rows]).rowcount
+    for row in range(whole, len(records)):
+        inserted += connection.execute(_INSERT_ONE, [seq + row, *records[row]]).rowcount
+    if inserted < len(records):
+        return None
+    return Committed(list(enumerate(records, seq)))
+
+
+def _insert_each(
+    connection: sqlite3.Connection, records: Sequence[CallRecord], seq: int
+) -> Committed:
+    """Insert records one by one: a duplicate adds no row, one that SQLite refuses costs itself."""
+    stored: list[tuple[int, CallRecord]] = []
+    quarantined = []
+    for record in records:
+        try:
+            inserted = connection.execute(_INSERT_ONE, [seq, *record]).rowcount
+        except _POISON as error:
+            report = _refused(record, error)
+            quarantined.append((_quarantine(connection, report), report))
+            continue
+        if inserted:
+            stored.append((seq, record))
+            seq += 1
+    return Committed(stored, len(records) - len(stored) - len(quarantined), quarantined)
+
+
+def _refused(record: CallRecord, error: Exception) -> QuarantinedReport:
+    payload = record.raw.encode(errors="surrogatepass")
+    return QuarantinedReport(
+        record.received_at,
+        record.pbx,
+        "",
+        record.source,
+        f"refused by the database: {error}",
+        payload[:PAYLOAD_BYTES],
+        len(payload),
+    )
+
+
+def _quarantine(connection: sqlite3.Connection, report: QuarantinedReport) -> int:
+    inserted = connection.execute(
+        "INSERT INTO quarantined_report (received_at, pbx, peer, source, reason, payload, size)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        report,
+    )
+    assert inserted.lastrowid is not None
+    return inserted.lastrowid
+
+
+def _finish(connection: sqlite3.Connection, logged_seq: int) -> None:
+    connection.execute("UPDATE progress SET logged_seq = max(logged_seq, ?)", (logged_seq,))
+    checkpoint(connection)
+
+
+def _insert(rows: int) -> str:
+    width = len(CallRecord._fields)
+    values = []
+    for row in range(rows):
+        columns = ", ".join(f"?{row * width + column + 2}" for column in range(width))
+        values.append(f"(?1 + {row}, {columns})")
+    # Only the identity may conflict in silence; any other fault of a row is an error.
+    conflict = f"ON CONFLICT ({IDENTITY}) DO NOTHING"
+    return f"INSERT INTO call VALUES {', '.join(values)} {conflict}"  # noqa: S608 - no outside text
+
+
+_INSERT_MANY: Final = _insert(ROWS_A_STATEMENT)
+_INSERT_ONE: Final = _insert(1)

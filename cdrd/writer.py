@@ -1,0 +1,155 @@
+"""Turns what waits into commits, and commits into log lines: the group commit.
+
+The rule that must stay true: the writer takes all that waits the moment it is free, so a lone call
+is durable within milliseconds and a flood makes its own batches; a line follows its row's commit;
+and a commit that fails is tried again, with reading paused once the bound of what waits is met.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Final
+
+from cdrd.batch import Batch, Waiting
+from cdrd.log import LineWriter, Logger, log_calls
+from cdrd.store import WAL_LIMIT_BYTES, Checkpoint, Committed, Store
+from cdrd.stream import Totals
+
+MINUTE: Final = 60.0
+RETRY_SECONDS: Final = (0.05, 5.0)  # first and longest wait between tries of a failing commit
+
+
+class Writer:
+    """Commits what waits until it is stopped."""
+
+    def __init__(
+        self,
+        store: Store,
+        waiting: Waiting,
+        totals: Totals,
+        *,
+        log: Logger,
+        lines: LineWriter,
+        max_records: int,
+        max_delay: float,
+        room_made: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._waiting = waiting
+        self._totals = totals
+        self._log = log
+        self._lines = lines
+        self._max_records = max_records
+        self._max_delay = max_delay
+        self._room_made = room_made
+        self._arrived = asyncio.Event()
+        self._stopping = False
+        self._wal_told = -MINUTE
+        self.last_progress = time.monotonic()
+        self.failing = False
+
+    def wake(self) -> None:
+        """Tell the writer that something waits."""
+        self._arrived.set()
+
+    def stop(self) -> None:
+        """Let ``run`` return once nothing waits any more."""
+        self._stopping = True
+        self._arrived.set()
+
+    async def run(self) -> None:
+        """Commit until stopped."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if self._max_delay and not self._stopping:
+                await self._wait_for_more()
+            while self._waiting:
+                await self._commit(self._waiting.take(self._max_records))
+            if self._stopping:
+                return
+
+    async def commit_beside(self, batch: Batch) -> Committed:
+        """Commit what was not received in this run, and tell it; raises sqlite3.Error."""
+        committed = await self._store.commit(batch, self._lines.logged_seq)
+        self._tell(batch, committed)
+        return committed
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long something has waited without a commit; 0 while nothing waits."""
+        return time.monotonic() - self.last_progress if self._waiting else 0.0
+
+    async def _wait_for_more(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._max_delay):
+                while len(self._waiting) < self._max_records and not self._stopping:
+                    await self._arrived.wait()
+                    self._arrived.clear()
+
+    async def _commit(self, batch: Batch) -> None:
+        committed = await self._commit_until_stored(batch)
+        self._waiting.committed()
+        self.last_progress = time.monotonic()
+        totals = self._totals
+        totals.stored += len(committed.stored)
+        totals.duplicate += committed.duplicates
+        totals.quarantined += len(committed.quarantined)
+        self._tell(batch, committed)
+        if self._waiting.roomy:
+            self._room_made()
+        self._tell_wal(await self._checkpoint())
+        if self._lines.full:
+            await asyncio.to_thread(self._lines.wait_until_room)
+
+    def _tell(self, batch: Batch, committed: Committed) -> None:
+        log_calls(self._log, self._lines, committed.stored)
+        for record in batch.mended:
+            self._log.warning("report_mended", pbx=record.pbx, call_id=record.call_id, fault="\\_")
+        for quarantine_id, report in committed.quarantined:
+            self._log.warning(
+                "report_quarantined",
+                id=quarantine_id,
+                pbx=report.pbx,
+                peer=report.peer,
+                source=report.source,
+                reason=report.reason,
+                size=report.size,
+            )
+
+    async def _commit_until_stored(self, batch: Batch) -> Committed:
+        delay, longest = RETRY_SECONDS
+        while True:
+            try:
+                committed = await self._store.commit(batch, self._lines.logged_seq)
+            except sqlite3.Error as error:
+                self.failing = True
+                self._log.error(
+                    "commit_failed", error=str(error), waiting=len(self._waiting), retry_in=delay
+                )
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, longest)
+            else:
+                if self.failing:
+                    self.failing = False
+                    self._log.info("commit_recovered", waiting=len(self._waiting))
+                return committed
+
+    async def _checkpoint(self) -> Checkpoint | None:
+        try:
+            return await self._store.checkpoint_if_due()
+        except sqlite3.Error as error:
+            # The rows are safe in the WAL, and the next checkpoint copies them.
+            self._log.warning("checkpoint_failed", error=str(error))
+            return None
+
+    def _tell_wal(self, checkpoint: Checkpoint | None) -> None:
+        """Warn, once a minute at most, of a reader that keeps the WAL from being reused."""
+        now = time.monotonic()
+        if checkpoint is None or checkpoint.pinned_bytes < WAL_LIMIT_BYTES:
+            return
+        if now - self._wal_told >= MINUTE:
+            self._wal_told = now
+            self._log.warning("wal_pinned", bytes=checkpoint.pinned_bytes)
