@@ -89,13 +89,15 @@ def _split(batch: Batch, max_records: int) -> tuple[Batch, Batch]:
     """Part a batch into its first rows and the rest."""
     if len(batch) <= max_records:
         return batch, Batch()
-    first, rest = Batch(mended=batch.mended), Batch()
+    first, rest = Batch(), Batch(resolved=batch.resolved)
     for report in batch.quarantined[:max_records]:
         first.add_quarantined(report)
     cut = max_records - len(first)
+    mended = set(map(id, batch.mended))
     for record in batch.records[:cut]:
-        first.add(record)
+        first.add(record, mended=id(record) in mended)
     rest.records = batch.records[cut:]
+    rest.mended = batch.mended[len(first.mended) :]
     rest.quarantined = batch.quarantined[max_records:]
     rest.size = batch.size - first.size
     return first, rest

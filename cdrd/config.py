@@ -8,8 +8,9 @@ import difflib
 import os
 import tomllib
 import zoneinfo
+from collections import Counter
 from collections.abc import Mapping
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -40,7 +41,10 @@ def _is_address(text: str) -> str:
 
 
 def _is_network(text: str) -> str:
-    ip_network(text, strict=False)
+    network = ip_network(text, strict=False)
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
+        # Peers that come as IPv4 within IPv6 are compared as what they are: IPv4.
+        raise ValueError("an IPv4 address in its IPv6 form: write the IPv4 address itself")
     return text
 
 
@@ -81,7 +85,7 @@ class BatchTable(_Table):
     """``[batch]``."""
 
     max_records: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    max_delay: Annotated[float, Field(ge=0, le=60, strict=False)] = 0.0  # seconds
+    max_delay: Annotated[float, Field(ge=0, le=60)] = 0.0  # seconds
 
 
 class Tcp(_Table):
@@ -89,7 +93,7 @@ class Tcp(_Table):
 
     listen: list[Address] = ["127.0.0.1:8261"]
     max_report_bytes: Annotated[int, Field(ge=1 * KIB, le=16 * KIB * KIB)] = 64 * KIB
-    idle_timeout: Annotated[float, Field(ge=0, strict=False)] = 0  # seconds
+    idle_timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0  # seconds
 
 
 class Http(_Table):
@@ -134,10 +138,10 @@ class Events(_Table):
 
     @model_validator(mode="after")
     def _is_complete(self) -> "Events":
-        if self.kind != "webhook":
-            for key in ("address", "username", "password_file"):
-                if not getattr(self, key):
-                    raise ValueError(f"kind {self.kind!r} needs {key}")
+        needed = ("address", "username", "password_file") if self.kind != "webhook" else ()
+        missing = [key for key in needed if not getattr(self, key)]
+        if missing:
+            raise ValueError(f"kind {self.kind!r} needs {', '.join(missing)}")
         if "\r" in self.username or "\n" in self.username:
             raise ValueError("username has a line break in it")
         return self
@@ -193,11 +197,12 @@ class Config(_Table):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Config":
-        for kind, tables in (("pbx", self.pbx), ("portal", self.portal)):
-            names = [table.name for table in tables]
-            doubled = sorted({name for name in names if names.count(name) > 1})
-            if doubled:
-                raise ValueError(f"{kind}: the name {doubled[0]!r} is given twice")
+        names = [("pbx", pbx.name) for pbx in self.pbx]
+        names += [("portal", portal.name) for portal in self.portal]
+        doubled = sorted(name for name, count in Counter(names).items() if count > 1)
+        if doubled:
+            told = (f"{kind}: the name {name!r} is given twice" for kind, name in doubled)
+            raise ValueError("; ".join(told))
         return self
 
 
@@ -206,13 +211,24 @@ def find_config(argument: str | None, environment: Mapping[str, str]) -> Path:
     named = argument or environment.get("CDRD_CONFIG")
     if named:
         return Path(named)
-    found = next((Path(path) for path in DEFAULT_PATHS if Path(path).exists()), None)
+    found = next((Path(path) for path in DEFAULT_PATHS if _is_there(path)), None)
     if found is None:
         raise ConfigError(
             f"no configuration: none of {', '.join(DEFAULT_PATHS)} exists; "
             "name one with -c FILE or $CDRD_CONFIG (config.example.toml explains every key)"
         )
     return found
+
+
+def _is_there(path: str) -> bool:
+    """Tell whether there is a file; one in a directory closed to us is there, and is told so."""
+    try:
+        Path(path).stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def load_config(path: Path) -> Config:
@@ -295,8 +311,11 @@ def _sentence(fault: ErrorDetails) -> str:
         return f"{where}: is missing; give it a value"
     message = fault["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    if fault["type"] == "model_type":
+        message = "input should be a table"
     given = fault["input"]
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+    quoted = not isinstance(given, str | int | float | bool) or repr(given) in message
+    shown = "" if quoted else f", not {given!r}"
     return f"{where}: {message}{shown}" if where else message
 
 

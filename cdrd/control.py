@@ -35,7 +35,8 @@ class RequestRefused(Exception):
 @contextlib.contextmanager
 def _reachable(database: Path) -> Iterator[str]:
     """Give a name of the socket that fits a Unix address, whose limit is 107 bytes."""
-    directory = os.open(database.absolute().parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    database = database.resolve()  # a link to the database is the database
+    directory = os.open(database.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{database.name}.control"
     finally:
@@ -46,9 +47,7 @@ async def serve_control(database: Path, work: Work) -> asyncio.Server:
     """Serve requests at the socket beside the database; only its owner may connect."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(
-            ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError
-        ):
+        try:
             request = orjson.loads(await reader.readuntil(b"\n"))
             try:
                 reply = await work(request)
@@ -56,7 +55,15 @@ async def serve_control(database: Path, work: Work) -> asyncio.Server:
                 reply = {"error": str(error)}
             writer.write(orjson.dumps(reply) + b"\n")
             await writer.drain()
-        writer.close()
+        except (
+            ConnectionError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+            ValueError,
+        ):
+            pass  # whoever asked has gone, or asked nothing that can be read: nothing was done
+        finally:
+            writer.close()
 
     return await asyncio.start_unix_server(answer, sock=_bind(database), limit=MAX_REQUEST_BYTES)
 
@@ -86,15 +93,30 @@ def ask_daemon(database: Path, request: dict[str, Any]) -> Answer:
         try:
             with _reachable(database) as name:
                 sock.connect(name)
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NoDaemon(f"{database}: no daemon is running") from error
         except PermissionError as error:
             raise RequestRefused(
                 f"{database}: only the daemon's user may ask it to write"
             ) from error
-        sock.sendall(orjson.dumps(request) + b"\n")
-        with sock.makefile("rb") as replies:
-            reply: Answer = orjson.loads(replies.readline())
+        reply = _exchange(sock, orjson.dumps(request) + b"\n", database)
     if "error" in reply:
         raise RequestRefused(reply["error"])
+    return reply
+
+
+def _exchange(sock: socket.socket, request: bytes, database: Path) -> Answer:
+    """Send a request and read the answer; one that does not come may still have been followed."""
+    try:
+        sock.sendall(request)
+        with sock.makefile("rb") as replies:
+            reply: Answer = orjson.loads(replies.readline())
+    except TimeoutError as error:
+        raise RequestRefused(
+            f"{database}: the daemon has not answered for {TIMEOUT_SECONDS:.0f} s"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise RequestRefused(
+            f"{database}: the daemon ended the connection without an answer; its log says why"
+        ) from error
     return reply

@@ -49,7 +49,7 @@ from cdrd.writer import Writer
 WAITING_BYTES: Final = 16 * MIB
 """What may wait for the writer before reading pauses: some 6,000 records."""
 
-LOG_FLUSH_SECONDS: Final = 5.0
+LOG_FLUSH_SECONDS: Final = 2.0
 PAGE_ROWS: Final = 1000
 STATUS_SECONDS: Final = 5.0
 STALLED_SECONDS: Final = 20.0
@@ -131,9 +131,10 @@ class Daemon:
             log.info("ready", pid=os.getpid())
             await self._until_stopped(committing, background)
         finally:
-            listener.close()
             control.close()
             remove_control(store.path)
+            await listener.drain()
+            listener.close()
             self._notifier.notify("STOPPING=1", "STATUS=committing what was received")
             log.info("stopping", connections=len(intake.connections), waiting=len(self._waiting))
             await intake.drain()
@@ -160,7 +161,11 @@ class Daemon:
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._begin_to_stop)
+
+    def _begin_to_stop(self) -> None:
+        self._lines.release()
+        self._stop.set()
 
     def _make_logger(self, number_key: bytes) -> Logger:
         settings = self._config.log
@@ -194,6 +199,8 @@ class Daemon:
         while rows := await store.run(read_records, told, PAGE_ROWS):
             log_calls(log, self._lines, rows)
             told = rows[-1][0]
+            if self._stop.is_set():
+                return
             if self._lines.full:
                 await asyncio.to_thread(self._lines.wait_until_room)
 
@@ -221,7 +228,7 @@ class Daemon:
             intake=intake,
             log=log,
             guard=guard,
-            remember_refusal=lambda name, at: store.run(remember_refusal, name, at),
+            remember_refusal=lambda name, at: _remember_refusal(store, log, name, at),
         )
 
     async def _until_stopped(
@@ -274,6 +281,14 @@ class Daemon:
         except sqlite3.Error as error:
             raise RequestRefused(f"the database: {error}") from error
         raise RequestRefused("this daemon does not know the request: is it an older version?")
+
+
+async def _remember_refusal(store: Store, log: Logger, pbx: str, refused_at: float) -> None:
+    try:
+        await store.run(remember_refusal, pbx, refused_at)
+    except sqlite3.Error as error:
+        # This run counts it all the same; only a restart would not know of it.
+        log.warning("refusal_not_stored", pbx=pbx, error=str(error))
 
 
 def _refuse_reload(log: Logger) -> None:

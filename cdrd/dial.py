@@ -7,7 +7,7 @@ refused is never tried a fifth time in 10 minutes.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, cast
 
 from cdrd.address import parse_address
 from cdrd.intake import Intake, PeerConnection
@@ -43,7 +43,12 @@ class DialledConnection(PeerConnection):
         self.lost: asyncio.Future[str] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Log in."""
+        """Log in, unless the PBX has reset the connection by now: then it has no peer any more."""
+        if transport.get_extra_info("peername") is None:
+            self.transport = cast(asyncio.Transport, transport)
+            self._answer = None
+            self.verdict.set_exception(ConnectionResetError("reset before the login"))
+            return
         self.begin(transport, self._origin, SOURCE)
         self.transport.write(self._login)
 
@@ -64,10 +69,16 @@ class DialledConnection(PeerConnection):
             self._answer = None
             self.verdict.set_result(verdict)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the stream, where there was one."""
+        if hasattr(self, "stream"):
+            super().connection_lost(exc)
+
     def ended(self, reason: str) -> None:
         """Wake whoever holds the connection; an end before an answer may have been a refusal."""
         self.decide(Verdict.REFUSED)
-        self.lost.set_result(reason)
+        if not self.lost.done():  # at a stop, who waited for it was cancelled, and it with them
+            self.lost.set_result(reason)
 
 
 class Dialer:
@@ -100,7 +111,8 @@ class Dialer:
             await self._wait_for_lock_out()
             try:
                 await self._hold_one()
-            except (OSError, TimeoutError) as error:
+            except (OSError, ValueError) as error:
+                # ValueError: a password of two lines, a host name that cannot be one.
                 self._log.warning("pbx_unreachable", error=str(error) or "no answer in time")
             await asyncio.sleep(self._back_off.wait())
 

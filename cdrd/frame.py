@@ -8,6 +8,8 @@ of times, because the scan remembers its place.
 """
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -16,6 +18,9 @@ KIB: Final = 1024
 
 PAYLOAD_BYTES: Final = 64 * KIB
 """The most bytes of a broken stretch that are kept; its full size is always told."""
+
+GUESS_BYTES: Final = 2 * KIB
+"""How far a guess over several lines looks: an indented report has some 700 bytes."""
 
 MAX_DEPTH: Final = 1024
 """Deeper nesting than any parser here takes; it bounds the memory of the scan."""
@@ -27,6 +32,12 @@ class Frame(NamedTuple):
     text: bytes | bytearray
     report: dict[str, Any]
     mended: bool = False
+
+
+_new_frame: Callable[[tuple[bytearray, dict[str, Any], bool]], Frame] = partial(
+    tuple.__new__, Frame
+)
+"""A NamedTuple's own constructor is a Python function and takes three times as long."""
 
 
 class Broken(NamedTuple):
@@ -42,13 +53,13 @@ _OPEN_ARRAY, _CLOSE_ARRAY, _COMMA, _COLON = b"[],:"
 _BACKSLASH: Final = 0x5C
 
 _BLANKS = re.compile(rb"[\s,\[\]\x00]*+")
-_TOKEN = re.compile(rb'\s*+([{}\[\],:"]|[^\s{}\[\],:"]++)')
+_TOKEN = re.compile(rb'\s*+([{}\[\],:"]|[^\s{}\[\],:"]++|)')
+_BEGINS_OBJECT: Final = b'" \t\r\n'  # what follows a brace that opens an object with keys
 _STRING = re.compile(rb'[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+')
 _TEXT_END = re.compile(rb"[{\n]")
 _OPENINGS: Final = (b'{"action":', b'{"event":', b'{"type":30')
 """How a report begins in the dialects known; the P-Series' event types are 30000 and up."""
 _GLUE = re.compile(rb"\}\s*+\{")
-_BEGINS_WITH_KEY = re.compile(rb"\{\s*+(.?)", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 
 
@@ -65,7 +76,8 @@ class Framer:
         self._line_end = 0  # the next newline, or up to where there is none
         self._line_ends = False
         self._glue_searched = 0  # up to where there is no "}{"
-        self._searched = 0  # up to where there is no brace, or no end of the text
+        self._brace_searched = 0  # up to where there is no "}"
+        self._text_searched = 0  # up to where the text between objects does not end
         self._glued = False  # the last guess that held was "}{"
         self._scan: _Scan | None = None  # set where guessing has failed for the current frame
         self._head = b""  # of an oversized frame, whose bytes are passed over
@@ -77,9 +89,11 @@ class Framer:
         if start:
             del self._buffer[:start]
             self._start = 0
+            self._line_ends = self._line_ends and self._line_end >= start
             self._line_end = max(0, self._line_end - start)
             self._glue_searched = max(0, self._glue_searched - start)
-            self._searched = max(0, self._searched - start)
+            self._brace_searched = max(0, self._brace_searched - start)
+            self._text_searched = max(0, self._text_searched - start)
             if self._scan is not None:
                 self._scan.shift(start)
         self._buffer += chunk
@@ -91,6 +105,8 @@ class Framer:
 
     def next_frame(self) -> Frame | Broken | None:
         """Return the next frame or broken stretch, or None until more bytes have come."""
+        if not self._glued and self._scan is None and (frame := self._next_line()) is not None:
+            return frame
         while self._scan is None:
             buffer, start = self._buffer, self._start
             if buffer.startswith(b"{", start):
@@ -105,15 +121,45 @@ class Framer:
                 return None
         return self._finish_scan()
 
+    def _next_line(self) -> Frame | None:
+        """Take the next line where it is one whole object: the common case, in few steps.
+
+        It does what ``_guess`` would do, at 0.6 of its cost.
+        """
+        buffer, start = self._buffer, self._start
+        if self._line_end < start or not self._line_ends:
+            end = buffer.find(b"\n", max(start, self._line_end))
+            if end < 0:
+                self._line_ends, self._line_end = False, len(buffer)
+                return None
+            self._line_ends, self._line_end = True, end
+        else:
+            end = self._line_end
+        candidate = buffer[start:end]
+        if len(candidate) > self._max or not candidate or candidate[0] != _OPEN:
+            return None
+        try:
+            report = orjson.loads(candidate)
+        except orjson.JSONDecodeError:
+            return None
+        self._start = end + 1
+        if candidate[-1] != _CLOSE:
+            candidate = candidate.rstrip()
+        return _new_frame((candidate, report, False))
+
     def close(self, reason: str) -> list[Frame | Broken]:
         """End the stream: what is held of a frame comes out as broken, for the reason given."""
         rest: list[Frame | Broken] = []
-        if self._scan is not None and (inner := self._scan.completed_report(self._buffer)):
-            rest.append(self._break(inner, reason))
+        while True:
             while (frame := self.next_frame()) is not None:
                 rest.append(frame)
-        held = self._buffer[self._start :]
-        if self._scan is not None or held.startswith(b"{") or b'"' in held:
+            if self._scan is None and self._buffer.startswith(b"{", self._start):
+                self._scan = _Scan(self._start)
+            elif self._scan is not None and (inner := self._scan.completed_report()):
+                rest.append(self._break(inner, reason))
+            else:
+                break
+        if self._scan is not None or b'"' in self._buffer[self._start :]:
             rest.append(self._break(len(self._buffer), reason))
         return rest
 
@@ -133,10 +179,10 @@ class Framer:
             return frame
         if not self._line_ends:
             if (
-                buffer.find(b"}", max(start, self._searched)) < 0
+                buffer.find(b"}", max(start, self._brace_searched)) < 0
                 and len(buffer) - start <= self._max
             ):
-                self._searched = len(buffer)
+                self._brace_searched = len(buffer)
                 return None  # every whole object ends in a brace
         elif self._glued and (frame := self._prove(self._line_end)) is not None:
             self._glued = False
@@ -160,9 +206,10 @@ class Framer:
 
         Where a line within begins like a report, the scan decides whether it is one.
         """
-        glue = _GLUE.search(self._buffer, self._start)
+        window = self._start + GUESS_BYTES
+        glue = _GLUE.search(self._buffer, self._start, window)
         end = len(self._buffer) if glue is None else glue.start() + 1
-        if self._buffer.find(b'\n{"', self._start, end) >= 0:
+        if end > window or self._buffer.find(b'\n{"', self._start, end) >= 0:
             return None
         return self._prove(end)
 
@@ -189,14 +236,13 @@ class Framer:
         blanks = _BLANKS.match(buffer, self._start)
         assert blanks is not None
         self._start = blanks.end()
-        found = _TEXT_END.search(buffer, max(self._start, self._searched))
-        if found is None:
-            self._searched = len(buffer)
-            if len(buffer) - self._start <= self._max:
-                return None
+        found = _TEXT_END.search(buffer, max(self._start, self._text_searched))
+        end = len(buffer) if found is None else found.start()
+        if end - self._start > self._max:
             end = self._start + self._max
-        else:
-            end = found.start()
+        elif found is None:
+            self._text_searched = end
+            return None
         if b'"' in buffer[self._start : end]:
             return self._break(end, "text outside of any JSON object")
         self._start = end
@@ -210,7 +256,7 @@ class Framer:
             self._pass_over_oversized(scan)
             return None
         if scan.torn:
-            inner = scan.completed_report(self._buffer)
+            inner = scan.completed_report()
             return self._break(inner or end, scan.torn)
         if self._passed or end - self._start > self._max:
             return self._break(end, f"longer than max_report_bytes = {self._max}")
@@ -275,21 +321,21 @@ class _Scan:
         self._nesting = bytearray()
         self._previous = _COLON  # the last token's first byte; the outermost object may stand
         self._in_string = False
-        self._inner = 0  # where the last object directly inside the outermost one began
+        self._inner = 0  # where the last report within this object began, and how deep
+        self._inner_depth = 0
 
     def shift(self, dropped: int) -> None:
         """Follow the buffer, whose first bytes were dropped."""
         self.position -= dropped
         self._inner = max(0, self._inner - dropped)
 
-    def completed_report(self, buffer: bytearray) -> int:
-        """Tell where, directly inside the torn object, a whole report began; 0 where none did.
+    def completed_report(self) -> int:
+        """Tell where, within the torn object, a whole report has just ended; 0 where none did.
 
         A report cut off just after a colon is followed by the next one as if that were the value.
         """
-        if self._inner and len(self._nesting) == 1 and self._previous == _CLOSE:
-            return self._inner if opens_report(buffer, self._inner) else 0
-        return 0
+        ended = len(self._nesting) == self._inner_depth and self._previous == _CLOSE
+        return self._inner if ended else 0
 
     def run(self, buffer: bytearray) -> int | None:
         """Go on to the object's end, or to where it is torn; None until more bytes have come."""
@@ -299,19 +345,20 @@ class _Scan:
                 if end is not None or self._in_string:
                     return end
             token = _TOKEN.match(buffer, self.position)
-            if token is None:
+            assert token is not None
+            at = self.position = token.start(1)
+            if not token[1]:
                 return None
-            at = token.start(1)
             byte = buffer[at]
-            if byte == _OPEN:
-                stands = self._may_open(buffer, at)
-                if stands is None:
+            if byte == _OPEN and self._nesting:
+                begins_anew = self._begins_anew(buffer, at)
+                if begins_anew is None:
                     return None
-                if not stands:
+                if begins_anew:
                     self.torn = "broken off: another object begins within it"
                     return at
             self.position = token.end()
-            self._take(byte, at)
+            self._take(byte)
             if not self._nesting:
                 return self.position
             if len(self._nesting) > MAX_DEPTH:
@@ -323,12 +370,15 @@ class _Scan:
         body = _STRING.match(buffer, self.position)
         assert body is not None
         self.position = end = body.end()
+        ends_with_brace = end > body.start() and buffer[end - 1] == _OPEN
+        if end == len(buffer) and ends_with_brace:
+            self.position = end - 1  # kept for the look back when the next byte has come
         if end == len(buffer) or (buffer[end] == _BACKSLASH and end + 1 == len(buffer)):
             return None
         if buffer[end] != _QUOTE:
             self.torn = "broken off: the line ends within a string"
             return buffer.index(b"\n", end) + 1
-        if buffer[end - 1] == _OPEN:
+        if ends_with_brace:
             opens = opens_report(buffer, end - 1)
             if opens is None:
                 return None
@@ -340,31 +390,28 @@ class _Scan:
         self._previous = _QUOTE
         return None
 
-    def _may_open(self, buffer: bytearray, at: int) -> bool | None:
-        """Tell whether an object may begin here; None until the bytes that decide have come."""
-        if not self._nesting:
-            return True
-        if self._value_may_stand():
-            begins_anew = buffer[at - 1] == _NEWLINE and opens_report(buffer, at)
-        else:
-            key = _BEGINS_WITH_KEY.match(buffer, at)
-            assert key is not None
-            begins_anew = key[1] == b'"' if key[1] else None
-        return None if begins_anew is None else not begins_anew
+    def _begins_anew(self, buffer: bytearray, at: int) -> bool | None:
+        """Tell whether an object is no part of this one; None until the bytes that decide come."""
+        opens = opens_report(buffer, at)
+        if opens is None or at + 1 == len(buffer):
+            return None
+        if not self._value_may_stand():
+            return buffer[at + 1] in _BEGINS_OBJECT
+        if opens:
+            self._inner, self._inner_depth = at, len(self._nesting)
+        return opens and buffer[at - 1] == _NEWLINE
 
     def _value_may_stand(self) -> bool:
         if self._previous == _COMMA:
             return self._nesting[-1] == _OPEN_ARRAY
         return self._previous in (_COLON, _OPEN_ARRAY)
 
-    def _take(self, byte: int, at: int) -> None:
+    def _take(self, byte: int) -> None:
         nesting = self._nesting
         if byte == _QUOTE:
             self._in_string = True
             return
         if byte in (_OPEN, _OPEN_ARRAY):
-            if byte == _OPEN and len(nesting) == 1:
-                self._inner = at
             nesting.append(byte)
         elif byte == _CLOSE:
             while nesting.pop() != _OPEN:

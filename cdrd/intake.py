@@ -102,6 +102,7 @@ class Intake:
             self.paused = False
             for connection in self.connections:
                 if not connection.transport.is_closing():
+                    connection.last_byte = time.monotonic()
                     connection.transport.resume_reading()
 
     def joined(self, connection: "PeerConnection") -> None:
@@ -144,6 +145,8 @@ class Intake:
         while self._idle_timeout:
             await asyncio.sleep(self._idle_timeout / 4)
             silent_since = time.monotonic() - self._idle_timeout
+            if self.paused:
+                continue  # it is we who do not listen
             for connection in list(self.connections):
                 if connection.last_byte < silent_since:
                     connection.drop(f"silent for {self._idle_timeout:g} s")

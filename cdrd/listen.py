@@ -5,9 +5,10 @@ more than that.
 """
 
 import asyncio
+import select
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from cdrd.address import format_address, parse_address
 from cdrd.intake import Intake, PeerConnection, RateLimited, peer_of
@@ -15,6 +16,7 @@ from cdrd.log import Logger
 from cdrd.sender import Origin, Sender, origin_of
 
 SOURCE = "tcp"
+ACCEPT_SECONDS: Final = 1.0
 
 
 class Listener:
@@ -34,13 +36,28 @@ class Listener:
         loop = asyncio.get_running_loop()
         for address in addresses:
             host, port = parse_address(address)
-            server = await loop.create_server(
-                lambda: AcceptedConnection(self._intake, self), host or None, port, backlog=4096
-            )
+            try:
+                server = await loop.create_server(
+                    lambda: AcceptedConnection(self._intake, self), host, port, backlog=4096
+                )
+            except UnicodeError as error:
+                raise OSError(f"{address}: {host!r} is no host name: {error}") from error
             self._servers.append(server)
             for sock in server.sockets:
                 name = sock.getsockname()
                 self._log.info("listener_opened", address=format_address(name[0], name[1]))
+
+    async def drain(self) -> None:
+        """Accept, within a bound of time, whoever the kernel has already said yes to."""
+        deadline = time.monotonic() + ACCEPT_SECONDS
+        sockets = [sock.fileno() for server in self._servers for sock in server.sockets]
+        while time.monotonic() < deadline:
+            poll = select.poll()
+            for descriptor in sockets:
+                poll.register(descriptor, select.POLLIN)
+            if not poll.poll(0):
+                return
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Accept no more."""
@@ -77,6 +94,10 @@ class AcceptedConnection(PeerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a configured PBX's connection, refuse any other."""
+        if transport.get_extra_info("peername") is None:
+            # The peer has reset it already, and nobody can tell any more whose it was.
+            cast(asyncio.Transport, transport).abort()
+            return
         address, _ = peer_of(transport)
         origin = self._listener.origin_of(address)
         if origin is None:

@@ -20,6 +20,7 @@ MAX_ANSWER_BYTES: Final = 16 * KIB
 
 _RESPONSE = re.compile(rb"^Response:[ \t]*(Success|[^\n]+\n)", re.IGNORECASE | re.MULTILINE)
 _REFUSED_JSON = re.compile(rb'"status"\s*:\s*"Failed"|"errno"\s*:\s*"?2000[23]', re.IGNORECASE)
+_EVENT = re.compile(rb'"(?:action|event)"\s*:\s*"(?!login")[^"]+"', re.IGNORECASE)
 
 
 def login_block(username: str, password: str) -> bytes:
@@ -54,6 +55,9 @@ class LoginAnswer:
         if response is not None:
             success = response[1].lower() == b"success"
             return Verdict.ACCEPTED if success else Verdict.REFUSED
+        if _EVENT.search(self._text):
+            # Before the next question: a call report's status may be FAILED too.
+            return Verdict.ACCEPTED
         if _REFUSED_JSON.search(self._text):
             return Verdict.REFUSED
         if b"}" in self._text or len(self._text) > MAX_ANSWER_BYTES:
@@ -75,7 +79,11 @@ class RefusalGuard:
         """Return the seconds until another refusal would not be the fifth in 10 minutes."""
         if len(self._refused_at) < MAX_REFUSALS:
             return 0.0
-        return max(0.0, self._refused_at[0] + LOCK_OUT_SECONDS - now)
+        if self._refused_at[-1] > now:
+            # The clock was set back: how long ago they were is not known, so they count as of now.
+            self._refused_at = deque((min(at, now) for at in self._refused_at), MAX_REFUSALS)
+        wait = self._refused_at[0] + LOCK_OUT_SECONDS - now
+        return min(max(0.0, wait), LOCK_OUT_SECONDS)  # however far a clock was set back
 
 
 class BackOff:

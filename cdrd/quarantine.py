@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cdrd.batch import Batch, QuarantinedReport, Waiting
+from cdrd.record import MAX_INTEGER
+from cdrd.schema import transaction
 from cdrd.sender import Origin, Sender
 from cdrd.stream import ReportStream, Totals
 
@@ -32,7 +34,7 @@ def read_quarantine(
         rows = found.fetchall()[::-1]
     else:
         rows = []
-        for quarantine_id in ids:
+        for quarantine_id in filter(_may_exist, ids):
             query = "SELECT * FROM quarantine WHERE id = ?"
             rows += connection.execute(query, (quarantine_id,)).fetchall()
     return [(quarantine_id, QuarantinedReport(*columns)) for quarantine_id, *columns in rows]
@@ -40,13 +42,17 @@ def read_quarantine(
 
 def drop_quarantined(connection: sqlite3.Connection, ids: Iterable[int]) -> int:
     """Delete quarantined reports; return how many there were."""
-    connection.execute("BEGIN IMMEDIATE")
     dropped = 0
-    for quarantine_id in ids:
-        delete = "DELETE FROM quarantined_report WHERE id = ?"
-        dropped += connection.execute(delete, (quarantine_id,)).rowcount
-    connection.execute("COMMIT")
+    with transaction(connection):
+        for quarantine_id in filter(_may_exist, ids):
+            delete = "DELETE FROM quarantined_report WHERE id = ?"
+            dropped += connection.execute(delete, (quarantine_id,)).rowcount
     return dropped
+
+
+def _may_exist(quarantine_id: object) -> bool:
+    """Tell whether SQLite can hold such an id: it answers any other with an error."""
+    return isinstance(quarantine_id, int) and abs(quarantine_id) <= MAX_INTEGER
 
 
 def retry(kept: Iterable[Kept], senders: Sequence[Sender], max_report_bytes: int) -> Retried:
@@ -70,7 +76,7 @@ def _decode(
     """Return why a report has to stay, or else the records that it holds."""
     if report.size > len(report.payload):
         return "only its beginning was kept", Batch()
-    candidates = [sender for sender in senders if sender.name in report.pbx.split("/")]
+    candidates = _candidates(report, senders)
     if not candidates:
         return f"no PBX {report.pbx!r} is configured", Batch()
     waiting = Waiting(max_bytes=0)
@@ -90,3 +96,17 @@ def _decode(
     if not batch.records:
         return "it holds no record", Batch()
     return "", batch
+
+
+def _candidates(report: QuarantinedReport, senders: Sequence[Sender]) -> list[Sender]:
+    """Return the PBXs that a report may be from, as the configuration is now."""
+    names = {report.pbx, *report.pbx.split("/")}
+    if report.source != "tcp":
+        return [sender for sender in senders if sender.name in names]
+    host, _, _ = report.peer.rpartition(":")
+    address = host.strip("[]")
+    return [
+        sender
+        for sender in senders
+        if sender.name in names or (address and sender.may_be_at(address))
+    ]

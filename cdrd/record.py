@@ -4,8 +4,12 @@ The rule that must stay true: a record is made only of what the PBX said. Whatev
 understood raises ``NotARecord`` with the reason, and the report is kept in quarantine.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any, Final, NamedTuple
+from functools import lru_cache, partial
+from typing import Final, NamedTuple
+
+from cdrd.report import ReleasedCall
 
 MINUTES: Final = 60
 HOURS: Final = 60 * MINUTES
@@ -20,8 +24,12 @@ ABSENT_SECONDS: Final = -1
 """Seconds that the PBX left out. The views show them as NULL."""
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - local times are compared without a zone
-_LOCAL_TIME_LENGTH: Final = len("2017-09-14 09:30:15")
-_LOCAL_TIME_SEPARATORS: Final = ("-- ::", "--T::", "// ::")
+_MINUTE_LENGTH: Final = len("2017-09-14 09:30")
+_LOCAL_TIME_SEPARATORS: Final = ("-- :", "--T:", "// :")
+_SECONDS_OF: Final = {f":{second:02}": second for second in range(60)}
+
+_COMMON_SECONDS: Final = {"": ABSENT_SECONDS} | {str(number): number for number in range(2 * HOURS)}
+"""Looked up in 0.05 us; working one out takes 0.35."""
 
 STATUSES: Final = {
     "ANSWERED": "ANSWERED",
@@ -81,73 +89,94 @@ class CallRecord(NamedTuple):
 
 
 def make_record(
-    fields: dict[str, Any], *, pbx: str, zone: tzinfo, source: str, received_at: str, raw: str
+    call: ReleasedCall, *, pbx: str, zone: tzinfo, source: str, received_at: str, raw: str
 ) -> CallRecord:
-    """Make the record of a report's fields (our names, the PBX's values).
+    """Make the record of a released call as reported.
 
     ``zone`` is the PBX's, used where the call's id does not tell the offset. Raises NotARecord.
     """
-    get = fields.get
-    call_id = _text(fields, "call_id")
+    try:
+        values = tuple(map(str.strip, call))
+    except TypeError:
+        values = tuple(map(_as_text, call._fields, call))
+    (
+        call_id,
+        cdr_id,
+        said,
+        caller,
+        callee,
+        source_trunk,
+        destination_trunk,
+        did_number,
+        duration,
+        talk_duration,
+        agent_ring_time,
+        status,
+        call_type,
+        pin_code,
+        recording,
+        pbx_serial,
+    ) = values
     if not call_id:
         raise NotARecord("no callid")
-    started_local, started_at, utc_offset = _start(get("started_local"), call_id, zone)
-    status = _text(fields, "status")
-    call_type = _text(fields, "call_type")
-    record = CallRecord(
-        pbx,
-        call_id,
-        _text(fields, "cdr_id"),
-        started_at,
-        started_local,
-        utc_offset,
-        _text(fields, "caller"),
-        _text(fields, "callee"),
-        _text(fields, "source_trunk"),
-        _text(fields, "destination_trunk"),
-        _text(fields, "did_number"),
-        _seconds(fields, "duration"),
-        _seconds(fields, "talk_duration"),
-        _seconds(fields, "agent_ring_time"),
-        STATUSES.get(status) or _known(status, STATUSES),
-        CALL_TYPES.get(call_type) or _known(call_type, CALL_TYPES),
-        _text(fields, "pin_code"),
-        _text(fields, "recording"),
-        _text(fields, "pbx_serial"),
-        source,
-        received_at,
-        raw,
-    )
-    if "\\u0000" in raw and any("\0" in value for value in record if isinstance(value, str)):
+    if "u0000" in raw and any("\0" in value for value in values):
         raise NotARecord("a NUL character in a field: SQLite's readers would see it cut short")
-    return record
+    started_local, started_at, utc_offset = _start(said, call_id, zone)
+    return _new_record(
+        (
+            pbx,
+            call_id,
+            cdr_id,
+            started_at,
+            started_local,
+            utc_offset,
+            caller,
+            callee,
+            source_trunk,
+            destination_trunk,
+            did_number,
+            _COMMON_SECONDS[duration]
+            if duration in _COMMON_SECONDS
+            else _seconds("duration", duration),
+            _COMMON_SECONDS[talk_duration]
+            if talk_duration in _COMMON_SECONDS
+            else _seconds("talk_duration", talk_duration),
+            _COMMON_SECONDS[agent_ring_time]
+            if agent_ring_time in _COMMON_SECONDS
+            else _seconds("agent_ring_time", agent_ring_time),
+            STATUSES.get(status) or _known(status, STATUSES),
+            CALL_TYPES.get(call_type) or _known(call_type, CALL_TYPES),
+            pin_code,
+            recording,
+            pbx_serial,
+            source,
+            received_at,
+            raw,
+        )
+    )
 
 
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name, ABSENT)
-    if type(value) is str:
-        return value
+_new_record: Callable[[tuple[str | int, ...]], CallRecord] = partial(tuple.__new__, CallRecord)
+"""A NamedTuple's own constructor is a Python function and takes three times as long."""
+
+
+def _as_text(field: str, value: object) -> str:
+    if value is None:
+        return ABSENT
+    if isinstance(value, str):
+        return value.strip()
     if type(value) is int:
         return str(value)
     # The value is not quoted: it may be a PIN code.
-    raise NotARecord(f"{name} is {_json_type(value)}, not text or an integer")
+    raise NotARecord(f"{field} is {_json_type(value)}, not text or an integer")
 
 
-def _seconds(fields: dict[str, Any], name: str) -> int:
-    if name not in fields:
-        return ABSENT_SECONDS
-    value = fields[name]
-    if type(value) is str:
-        if not (value.isascii() and value.isdigit() and len(value) < 20):  # 2^63 has 19 digits
-            raise NotARecord(f"{name} {value[:40]!r} is no number of seconds")
-        value = int(value)
-    elif type(value) is not int:
-        raise NotARecord(f"{name} is {_json_type(value)}, not a number of seconds")
-    elif value < 0:
-        raise NotARecord(f"{name} {value} is negative")
-    seconds: int = value
+def _seconds(field: str, said: str) -> int:
+    if not (said.isdecimal() and said.isascii() and len(said) < 20):  # 2^63 has 19 digits
+        raise NotARecord(f"{field} {said[:40]!r} is no number of seconds from 0 up")
+    seconds = int(said)
     if seconds > MAX_INTEGER:
-        raise NotARecord(f"{name} {seconds} is out of range: the largest is {MAX_INTEGER}")
+        raise NotARecord(f"{field} {said} is out of range: the largest is {MAX_INTEGER}")
     return seconds
 
 
@@ -157,42 +186,67 @@ def _known(word: str, words: dict[str, str]) -> str:
     return words.get(capitals, capitals)
 
 
-def _start(said: object, call_id: str, zone: tzinfo) -> tuple[str, str, int]:
+def _start(said: str, call_id: str, zone: tzinfo) -> tuple[str, str, int]:
     """Return the local start, the UTC start and the offset in minutes.
 
     The integer part of a call's id is the UTC epoch of its start on these PBXs (so in every
     record seen); then it tells the offset, also in the hour that a clock change repeats.
     """
-    local = _local_time(said)
+    ending = said[_MINUTE_LENGTH:]  # ":15", the same in both times
+    if ending not in _SECONDS_OF:
+        raise _no_time(said)
+    try:
+        minute, minute_epoch = _local_minute(said[:_MINUTE_LENGTH])
+    except ValueError as error:
+        raise _no_time(said) from error
     epoch, _, _ = call_id.partition(".")
-    if len(epoch) < 12 and epoch.isascii() and epoch.isdigit():
-        offset = (local - _EPOCH) // timedelta(seconds=1) - int(epoch)
-        if offset % (15 * MINUTES) == 0 and abs(offset) <= MAX_UTC_OFFSET:
-            return _spelled(local, timedelta(seconds=offset))
-    offset_then = local.replace(tzinfo=zone, fold=0).utcoffset()
-    assert offset_then is not None
-    return _spelled(local, offset_then)
+    if len(epoch) < 12 and epoch.isdecimal() and epoch.isascii():
+        offset = minute_epoch + _SECONDS_OF[ending] - int(epoch)
+        if offset % (15 * MINUTES) == 0 and -MAX_UTC_OFFSET <= offset <= MAX_UTC_OFFSET:
+            return (
+                minute + ending,
+                _utc_minute(minute_epoch - offset) + ending + "Z",
+                offset // MINUTES,
+            )
+    return _start_in(zone, minute + ending)
 
 
-def _spelled(local: datetime, offset: timedelta) -> tuple[str, str, int]:
+@lru_cache(1024)
+def _local_minute(said: str) -> tuple[str, int]:
+    """Return a minute as we spell it, and its seconds since 1970 on the PBX's own clock.
+
+    Raises ValueError for what is no minute.
+    Calls of one minute come together, so a minute is worked out once: 0.9 us a record, not 3.1.
+    """
+    if said[4::3] not in _LOCAL_TIME_SEPARATORS:
+        raise ValueError(said)
+    minute = datetime.fromisoformat(said.replace("/", "-"))
+    return minute.isoformat(" ", "minutes"), (minute - _EPOCH) // timedelta(seconds=1)
+
+
+@lru_cache(1024)
+def _utc_minute(epoch: int) -> str:
+    try:
+        return (_EPOCH + timedelta(seconds=epoch)).isoformat(timespec="minutes")
+    except OverflowError as error:
+        raise NotARecord("timestart is out of range") from error
+
+
+def _start_in(zone: tzinfo, started_local: str) -> tuple[str, str, int]:
+    local = datetime.fromisoformat(started_local)
+    offset = local.replace(tzinfo=zone, fold=0).utcoffset()
+    assert offset is not None
     try:
         started_at = (local - offset).isoformat() + "Z"
     except OverflowError as error:
-        raise NotARecord(f"timestart {local} is out of range") from error
-    return local.isoformat(" "), started_at, offset // timedelta(minutes=1)
+        raise NotARecord(f"timestart {started_local} is out of range") from error
+    return started_local, started_at, offset // timedelta(minutes=1)
 
 
-def _local_time(said: object) -> datetime:
-    if said is None:
-        raise NotARecord("no timestart")
-    if type(said) is not str:
-        raise NotARecord(f"timestart is {_json_type(said)}, not text")
-    if len(said) == _LOCAL_TIME_LENGTH and said[4:17:3] in _LOCAL_TIME_SEPARATORS:
-        try:
-            return datetime.fromisoformat(said.replace("/", "-"))
-        except ValueError:
-            pass
-    raise NotARecord(f"timestart {said[:40]!r} is no time of the form 2017-09-14 09:30:15")
+def _no_time(said: str) -> NotARecord:
+    if not said:
+        return NotARecord("no timestart")
+    return NotARecord(f"timestart {said[:40]!r} is no time of the form 2017-09-14 09:30:15")
 
 
 def _json_type(value: object) -> str:

@@ -4,8 +4,10 @@ The rule that must stay true: programs read the views; a view's columns are only
 and a file that a newer cdrd has written is never touched.
 """
 
+import contextlib
 import secrets
 import sqlite3
+from collections.abc import Iterator
 from typing import Final
 
 APPLICATION_ID: Final = 0x63647264
@@ -157,8 +159,7 @@ def migrate(connection: sqlite3.Connection) -> int:
     """
     found = check_schema(connection)
     for version in range(found, VERSION):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             for statement in _statements(MIGRATIONS[version]):
                 connection.execute(statement)
             if version == 0:
@@ -166,11 +167,20 @@ def migrate(connection: sqlite3.Connection) -> int:
                 first = (1, 0, 0, secrets.token_bytes(32))
                 connection.execute("INSERT INTO progress VALUES (?, ?, ?, ?)", first)
             connection.execute(f"PRAGMA user_version = {version + 1}")
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
     return found
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is done within, or on any error nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk has ended it already
+            connection.execute("ROLLBACK")
+        raise
 
 
 def check_schema(connection: sqlite3.Connection) -> int:
@@ -178,7 +188,7 @@ def check_schema(connection: sqlite3.Connection) -> int:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application_id != APPLICATION_ID and (application_id or objects):
+    if application_id != APPLICATION_ID and (application_id or version or objects):
         raise NotOurDatabase("the file is another program's database: name another path")
     if version > VERSION:
         raise NotOurDatabase(

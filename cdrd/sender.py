@@ -44,7 +44,7 @@ class Origin:
         """
         if self._only is not None:
             return self._only
-        said = str(serial) if isinstance(serial, str | int) else ""
+        said = str(serial).strip() if isinstance(serial, str | int) else ""
         for candidate in self._candidates:
             if candidate.serial in ("", said):
                 return candidate

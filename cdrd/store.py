@@ -5,7 +5,9 @@ The rule that must stay true: a batch is committed whole or not at all, a row is
 whole transactions; aiosqlite runs each in its thread in one trip (a trip costs about 84 us).
 """
 
+import asyncio
 import fcntl
+import math
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,10 +19,10 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 import aiosqlite
 
-from cdrd.batch import Batch, QuarantinedReport
+from cdrd.batch import RECORD_OVERHEAD_BYTES, Batch, QuarantinedReport
 from cdrd.frame import KIB, PAYLOAD_BYTES
 from cdrd.record import CallRecord
-from cdrd.schema import PAGE_BYTES, NotOurDatabase, migrate
+from cdrd.schema import PAGE_BYTES, NotOurDatabase, check_schema, migrate, transaction
 
 MIB: Final = KIB * KIB
 BUSY_TIMEOUT_MS: Final = 5_000
@@ -29,7 +31,7 @@ WAL_LIMIT_BYTES: Final = 64 * MIB
 
 CHECKPOINT_PAGES: Final = 16 * MIB // PAGE_BYTES
 PAGES_A_COMMIT: Final = 5  # the last leaf of the table and of two indexes, progress, and a parent
-ROWS_A_PAGE: Final = 20
+ROWS_A_PAGE: Final = 40  # beside their raw text
 
 ROWS_A_STATEMENT: Final = 20
 """Each step of a statement hands the interpreter's lock over; one row a step halves the rate, and
@@ -93,6 +95,11 @@ class _Connection(aiosqlite.Connection):
         return await execute(function, self._conn, *args, **kwargs)
 
 
+    async def thread_ended(self) -> None:
+        """Wait for the thread of a connection that could not be opened; it must not outlive us."""
+        await asyncio.to_thread(self._thread.join)
+
+
 class Store:
     """The database, open for writing; made with ``open``."""
 
@@ -105,13 +112,15 @@ class Store:
     @classmethod
     async def open(cls, path: Path, durability: str = "full") -> Self:
         """Open or create the database, migrate it and verify its settings. Raises StoreUnusable."""
+        path = await asyncio.to_thread(path.resolve)  # one database, one lock, whatever its names
         lock = _lock(path)
         connection = _Connection(partial(_connect, path, durability), iter_chunk_size=64)
         try:
             await connection
         except BaseException as error:
+            await connection.thread_ended()
             os.close(lock)
-            if isinstance(error, sqlite3.Error | NotOurDatabase):
+            if isinstance(error, sqlite3.Error | NotOurDatabase | OSError):
                 raise StoreUnusable(f"{path}: {error}") from error
             raise
         return cls(path, connection, lock)
@@ -122,7 +131,8 @@ class Store:
         ``logged_seq``: up to where the log has told the rows, remembered with the same commit.
         """
         committed = await self._connection.run(commit, batch, logged_seq)
-        self._wal_pages += PAGES_A_COMMIT + len(batch) // ROWS_A_PAGE
+        text_pages = (batch.size - len(batch) * RECORD_OVERHEAD_BYTES) // PAGE_BYTES
+        self._wal_pages += PAGES_A_COMMIT + len(batch) // ROWS_A_PAGE + text_pages
         return committed
 
     async def checkpoint_if_due(self) -> Checkpoint | None:
@@ -151,6 +161,9 @@ class Store:
         try:
             await self._connection.run(_finish, logged_seq)
             reader = open_reader(self.path)
+        except sqlite3.Error:
+            # The rows are safe in the WAL; lines that were told may be told again.
+            pass
         finally:
             await self._connection.close()
             if reader is not None:
@@ -174,13 +187,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
 def commit(connection: sqlite3.Connection, batch: Batch, logged_seq: int) -> Committed:
     """Store a batch in one transaction: optimistically, and row by row where that fails."""
     try:
-        committed = _transaction(connection, batch, logged_seq, _insert_new)
-    except _POISON:
-        committed = None
-    if committed is None:
-        committed = _transaction(connection, batch, logged_seq, _insert_each)
-    assert committed is not None
-    return committed
+        return _commit(connection, batch, logged_seq, _insert_new)
+    except (_NotAllNew, *_POISON):
+        return _commit(connection, batch, logged_seq, _insert_each)
 
 
 def checkpoint(connection: sqlite3.Connection) -> Checkpoint:
@@ -220,10 +229,11 @@ def read_refusals(connection: sqlite3.Connection, pbx: str) -> list[float]:
 
 def remember_refusal(connection: sqlite3.Connection, pbx: str, refused_at: float) -> None:
     """Remember a refused login, and forget those that no lock-out counts any more."""
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("DELETE FROM refused_login WHERE refused_at < ?", (int(refused_at) - 3600,))
-    connection.execute("INSERT INTO refused_login VALUES (?, ?)", (pbx, int(refused_at)))
-    connection.execute("COMMIT")
+    with transaction(connection):
+        oldest = int(refused_at) - 3600
+        connection.execute("DELETE FROM refused_login WHERE refused_at < ?", (oldest,))
+        refusal = (pbx, math.ceil(refused_at))
+        connection.execute("INSERT INTO refused_login VALUES (?, ?)", refusal)
 
 
 def wal_reset_bug(version: tuple[int, int, int]) -> bool:
@@ -259,6 +269,7 @@ def _connect(path: Path, durability: str) -> sqlite3.Connection:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=32)
     try:
+        check_schema(connection)  # before anything is changed
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")  # before journal_mode
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute(
@@ -283,43 +294,43 @@ def _set(connection: sqlite3.Connection, pragma: str, value: str | int) -> None:
         raise sqlite3.OperationalError(f"PRAGMA {pragma} stays {found}, {value} is needed")
 
 
-def _transaction(
+def _commit(
     connection: sqlite3.Connection,
     batch: Batch,
     logged_seq: int,
-    insert: Callable[[sqlite3.Connection, Sequence[CallRecord], int], Committed | None],
-) -> Committed | None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    insert: Callable[[sqlite3.Connection, Sequence[CallRecord], int], "_Inserted"],
+) -> Committed:
+    with transaction(connection):
         (last_seq,) = connection.execute(
             "SELECT max(last_seq, ifnull((SELECT max(seq) FROM call), 0)) FROM progress"
         ).fetchone()
-        committed = insert(connection, batch.records, last_seq + 1)
-        if committed is None:
-            connection.execute("ROLLBACK")
-            return None
-        for report in batch.quarantined:
-            committed.quarantined.append((_quarantine(connection, report), report))
-        for resolved in batch.resolved:
-            connection.execute("DELETE FROM quarantined_report WHERE id = ?", (resolved,))
-        if committed.stored:
-            last_seq = committed.stored[-1][0]
+        stored, refused = insert(connection, batch.records, last_seq + 1)
+        # What came out of quarantine stays there when the database refuses its record.
+        resolved = [] if refused else batch.resolved
+        reports = batch.quarantined if batch.resolved else [*batch.quarantined, *refused]
+        quarantined = [(_quarantine(connection, report), report) for report in reports]
+        for quarantine_id in resolved:
+            connection.execute("DELETE FROM quarantined_report WHERE id = ?", (quarantine_id,))
+        if stored:
+            last_seq = stored[-1][0]
         connection.execute(
             "UPDATE progress SET last_seq = ?, logged_seq = max(logged_seq, ?)",
             (last_seq, logged_seq),
         )
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-    return committed
+    return Committed(stored, len(batch.records) - len(stored) - len(refused), quarantined)
+
+
+_Inserted = tuple[list[tuple[int, CallRecord]], list[QuarantinedReport]]
+
+
+class _NotAllNew(Exception):
+    """A record of the batch is stored already, or twice in it."""
 
 
 def _insert_new(
     connection: sqlite3.Connection, records: Sequence[CallRecord], seq: int
-) -> Committed | None:
-    """Insert records that are all new, many a statement; None where one of them is not."""
+) -> _Inserted:
+    """Insert records that are all new, many a statement. Raises _NotAllNew."""
     inserted = 0
     whole = len(records) - len(records) % ROWS_A_STATEMENT
     for start in range(0, whole, ROWS_A_STATEMENT):
@@ -328,27 +339,26 @@ def _insert_new(
     for row in range(whole, len(records)):
         inserted += connection.execute(_INSERT_ONE, [seq + row, *records[row]]).rowcount
     if inserted < len(records):
-        return None
-    return Committed(list(enumerate(records, seq)))
+        raise _NotAllNew
+    return list(enumerate(records, seq)), []
 
 
 def _insert_each(
     connection: sqlite3.Connection, records: Sequence[CallRecord], seq: int
-) -> Committed:
+) -> _Inserted:
     """Insert records one by one: a duplicate adds no row, one that SQLite refuses costs itself."""
     stored: list[tuple[int, CallRecord]] = []
-    quarantined = []
+    refused = []
     for record in records:
         try:
             inserted = connection.execute(_INSERT_ONE, [seq, *record]).rowcount
         except _POISON as error:
-            report = _refused(record, error)
-            quarantined.append((_quarantine(connection, report), report))
+            refused.append(_refused(record, error))
             continue
         if inserted:
             stored.append((seq, record))
             seq += 1
-    return Committed(stored, len(records) - len(stored) - len(quarantined), quarantined)
+    return stored, refused
 
 
 def _refused(record: CallRecord, error: Exception) -> QuarantinedReport:

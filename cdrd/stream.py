@@ -12,9 +12,10 @@ from typing import Final
 from cdrd.batch import QuarantinedReport, Waiting
 from cdrd.frame import PAYLOAD_BYTES, Broken, Frame, Framer
 from cdrd.record import NotARecord, make_record
-from cdrd.report import OtherEvent, ReleasedCall, read_report
+from cdrd.report import MendedCall, OtherEvent, ReleasedCall, read_report
 from cdrd.sender import Origin
 
+MAX_EVENT_NAME_LENGTH: Final = 64
 MAX_EVENT_NAMES: Final = 100
 """Counted by name up to here; further names count together: a peer must not fill our memory."""
 
@@ -36,8 +37,9 @@ class Totals:
     def pass_over(self, event: str) -> None:
         """Count an event that is no released call; no record is lost with it."""
         self.passed_over += 1
-        known = event in self.events or len(self.events) < MAX_EVENT_NAMES
-        self.events[event[:64] if known else "other"] += 1
+        name = event[:MAX_EVENT_NAME_LENGTH]
+        known = name in self.events or len(self.events) < MAX_EVENT_NAMES
+        self.events[name if known else "other"] += 1
 
 
 class ReportStream:
@@ -80,23 +82,22 @@ class ReportStream:
             self._quarantine(frame, self.origin.name, received_at)
             return
         report = read_report(frame.report)
-        if isinstance(report, OtherEvent):
-            self._totals.pass_over(report.name)
-        elif isinstance(report, ReleasedCall):
+        if isinstance(report, ReleasedCall):
             self._take_call(frame, report, received_at)
+        elif isinstance(report, OtherEvent):
+            self._totals.pass_over(report.name)
         else:
             self._quarantine(_broken(frame, report.reason), self.origin.name, received_at)
 
     def _take_call(self, frame: Frame, report: ReleasedCall, received_at: str) -> None:
-        serial = report.fields.get("pbx_serial")
-        sender = self.origin.sender(serial)
+        sender = self.origin.sender(report.pbx_serial)
         if sender is None:
-            reason = f"serial {serial!r} belongs to no PBX configured at this address"
+            reason = f"serial {report.pbx_serial!r} belongs to no PBX configured at this address"
             self._quarantine(_broken(frame, reason), self.origin.name, received_at)
             return
         try:
             record = make_record(
-                report.fields,
+                report,
                 pbx=sender.name,
                 zone=sender.zone,
                 source=self.source,
@@ -106,7 +107,9 @@ class ReportStream:
         except NotARecord as error:
             self._quarantine(_broken(frame, str(error)), sender.name, received_at)
         else:
-            self._waiting.arriving.add(record, mended=frame.mended or report.mended)
+            self._waiting.arriving.add(
+                record, mended=frame.mended or isinstance(report, MendedCall)
+            )
 
     def _quarantine(self, broken: Broken, pbx: str, received_at: str) -> None:
         self._waiting.arriving.add_quarantined(

@@ -47,8 +47,8 @@ class Writer:
         self._arrived = asyncio.Event()
         self._stopping = False
         self._wal_told = -MINUTE
-        self.last_progress = time.monotonic()
-        self.failing = False
+        self._attempt_began: float | None = None
+        self._failing = False
 
     def wake(self) -> None:
         """Tell the writer that something waits."""
@@ -57,6 +57,7 @@ class Writer:
     def stop(self) -> None:
         """Let ``run`` return once nothing waits any more."""
         self._stopping = True
+        self._lines.release()
         self._arrived.set()
 
     async def run(self) -> None:
@@ -79,20 +80,25 @@ class Writer:
 
     @property
     def stalled_seconds(self) -> float:
-        """How long something has waited without a commit; 0 while nothing waits."""
-        return time.monotonic() - self.last_progress if self._waiting else 0.0
+        """How long the database has taken over one try of a commit; 0 between two.
+
+        A try that fails and will be made again is progress: a restart would only lose what waits.
+        """
+        began = self._attempt_began
+        return 0.0 if began is None else time.monotonic() - began
 
     async def _wait_for_more(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._max_delay):
-                while len(self._waiting) < self._max_records and not self._stopping:
+                while len(self._waiting) < self._max_records and not (
+                    self._stopping or self._waiting.full
+                ):
                     await self._arrived.wait()
                     self._arrived.clear()
 
     async def _commit(self, batch: Batch) -> None:
         committed = await self._commit_until_stored(batch)
         self._waiting.committed()
-        self.last_progress = time.monotonic()
         totals = self._totals
         totals.stored += len(committed.stored)
         totals.duplicate += committed.duplicates
@@ -122,18 +128,21 @@ class Writer:
     async def _commit_until_stored(self, batch: Batch) -> Committed:
         delay, longest = RETRY_SECONDS
         while True:
+            self._attempt_began = time.monotonic()
             try:
                 committed = await self._store.commit(batch, self._lines.logged_seq)
             except sqlite3.Error as error:
-                self.failing = True
+                self._attempt_began = None
+                self._failing = True
                 self._log.error(
                     "commit_failed", error=str(error), waiting=len(self._waiting), retry_in=delay
                 )
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, longest)
             else:
-                if self.failing:
-                    self.failing = False
+                self._attempt_began = None
+                if self._failing:
+                    self._failing = False
                     self._log.info("commit_recovered", waiting=len(self._waiting))
                 return committed
 

@@ -31,8 +31,17 @@ def database_path(arguments: argparse.Namespace) -> Path:
         path = Path(arguments.db)
     else:
         path = Path(load_config(find_config(arguments.config, os.environ)).database.path)
-    if not path.exists():
+    return existing(path)
+
+
+def existing(path: Path) -> Path:
+    """Return a database's path if there is one. Raises ConfigError."""
+    try:
+        path.stat()
+    except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: there is no such database; cdrd serve makes it at its first start"
-        )
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: join the group of the database") from error
     return path

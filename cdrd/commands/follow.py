@@ -10,6 +10,7 @@ import orjson
 
 from cdrd.commands.arguments import add_database_arguments, database_path
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
+from cdrd.record import MAX_INTEGER
 from cdrd.schema import NotOurDatabase, check_schema
 from cdrd.store import open_reader
 
@@ -22,12 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_database_arguments(parser)
     parser.add_argument(
         "--since",
-        type=int,
+        type=_seq,
         default=0,
         metavar="SEQ",
         help="only calls behind this seq (default 0: all)",
     )
     parser.add_argument("--pbx", metavar="NAME", help="only this PBX's calls")
+
+
+def _seq(text: str) -> int:
+    seq = int(text)
+    if not 0 <= seq <= MAX_INTEGER:
+        raise argparse.ArgumentTypeError(f"{text} is no seq: give a number from 0 to {MAX_INTEGER}")
+    return seq
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -55,17 +63,18 @@ def _follow(reader: sqlite3.Connection, since: int, pbx: str | None) -> None:
             time.sleep(POLL_SECONDS)
             continue
         seen = version
-        while rows := _read_page(reader, since, pbx):
+        while rows := _read_page(reader, since):
             since = rows[-1]["seq"]
             for row in rows:
-                sys.stdout.buffer.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                if pbx in (None, row["pbx"]):
+                    sys.stdout.buffer.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             sys.stdout.buffer.flush()
 
 
-def _read_page(reader: sqlite3.Connection, since: int, pbx: str | None) -> list[dict[str, Any]]:
+def _read_page(reader: sqlite3.Connection, since: int) -> list[dict[str, Any]]:
+    """Read the next rows of any PBX: a page without the one wanted must move on too."""
     found = reader.execute(
-        "SELECT * FROM calls WHERE seq > ?1 AND (?2 IS NULL OR pbx = ?2) ORDER BY seq LIMIT ?3",
-        (since, pbx, PAGE_ROWS),
+        "SELECT * FROM calls WHERE seq > ? ORDER BY seq LIMIT ?", (since, PAGE_ROWS)
     )
     names = [column[0] for column in found.description]
     return [dict(zip(names, row, strict=True)) for row in found.fetchall()]

@@ -2,23 +2,30 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sqlite3
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from cdrd.commands.arguments import add_config_argument, add_database_arguments, database_path
-from cdrd.config import Config, find_config, load_config
+from cdrd.config import Config, ConfigError, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.quarantine import Kept, drop_quarantined, read_quarantine, retry
+from cdrd.record import MAX_INTEGER
+from cdrd.schema import NotOurDatabase, check_schema
 from cdrd.store import Store, StoreUnusable, open_reader
+
+IDS_A_REQUEST: Final = 100
+"""With 64 KiB each it is 6 MiB that the daemon reads and decodes at once."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.set_defaults(action=_list)
     showing = actions.add_parser("show", help="one, with its bytes")
     add_database_arguments(showing)
-    showing.add_argument("ids", type=int, nargs="+", metavar="ID")
+    showing.add_argument("ids", type=_id, nargs="+", metavar="ID")
     showing.set_defaults(action=_show)
     retrying = actions.add_parser("retry", help="decode again; what is a record now is stored")
     add_config_argument(retrying)
@@ -46,14 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_ids(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("ids", type=int, nargs="*", default=[], metavar="ID")
+    which.add_argument("ids", type=_id, nargs="*", default=[], metavar="ID")
     which.add_argument("--all", action="store_true", help="everything in quarantine")
+
+
+def _id(text: str) -> int:
+    quarantine_id = int(text)
+    if not 0 <= quarantine_id <= MAX_INTEGER:
+        raise argparse.ArgumentTypeError(f"{text} is no id: cdrd quarantine list tells them")
+    return quarantine_id
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the action."""
     try:
         status: int = arguments.action(arguments)
+        sys.stdout.flush()
     except (sqlite3.Error, StoreUnusable, RequestRefused) as error:
         print(f"cdrd quarantine: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -69,8 +84,10 @@ def _list(arguments: argparse.Namespace) -> int:
         cells = (quarantine_id, report.received_at, report.pbx, report.peer, report.source)
         shown = [*map(str, cells), str(report.size), report.reason]
         table.add_row(*(Text(_printable(cell)) for cell in shown))
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    with console.capture() as captured:  # by itself it would end with 1 on a closed pipe
+        console.print(table)
+    print(captured.get(), end="")
     return EXIT_DONE
 
 
@@ -82,29 +99,33 @@ def _show(arguments: argparse.Namespace) -> int:
                 print(f"{name}: {_printable(str(value))}")
         print(f"payload of {quarantine_id}, {len(report.payload)} bytes:")
         print(_printable(report.payload.decode(errors="backslashreplace")))
-    return _say_missing(arguments.ids, kept)
+    return _say_missing(arguments.ids, [quarantine_id for quarantine_id, _ in kept])
 
 
 def _retry(arguments: argparse.Namespace) -> int:
-    path = find_config(arguments.config, os.environ)
-    config = load_config(path)
-    database = Path(config.database.path)
-    ids = None if arguments.all else arguments.ids
-    try:
-        answer = ask_daemon(database, {"do": "retry", "ids": ids})
-    except NoDaemon:
-        answer = asyncio.run(_retry_here(config, database, ids))
-    for quarantine_id, reason in answer["staying"]:
-        print(f"{quarantine_id} stays: {_printable(reason)}")
+    config, database = _configured(arguments)
+    ids = _ids(database, arguments)
+    settled: Counter[str] = Counter()
+    staying = 0
+    for some in _slices(ids):
+        try:
+            answer = ask_daemon(database, {"do": "retry", "ids": some})
+        except NoDaemon:
+            answer = asyncio.run(_retry_here(config, database, some))
+        for quarantine_id, reason in answer["staying"]:
+            print(f"{quarantine_id} stays: {_printable(reason)}")
+        staying += len(answer["staying"])
+        settled.update({name: answer[name] for name in ("resolved", "stored", "duplicate")})
     print(
-        f"{answer['resolved']} resolved: {answer['stored']} records stored,"
-        f" {answer['duplicate']} were stored already; {len(answer['staying'])} stay",
+        f"{settled['resolved']} resolved: {settled['stored']} records stored,"
+        f" {settled['duplicate']} were stored already; {staying} stay",
         file=sys.stderr,
     )
-    return EXIT_FAILED if answer["staying"] else EXIT_DONE
+    missing = _say_missing(arguments.ids, ids)
+    return EXIT_FAILED if staying else missing
 
 
-async def _retry_here(config: Config, database: Path, ids: Sequence[int] | None) -> dict[str, Any]:
+async def _retry_here(config: Config, database: Path, ids: Sequence[int]) -> dict[str, Any]:
     """Retry as the only writer; the daemon logs the new rows at its next start."""
     store = await Store.open(database, config.database.durability)
     try:
@@ -123,16 +144,16 @@ async def _retry_here(config: Config, database: Path, ids: Sequence[int] | None)
 
 
 def _drop(arguments: argparse.Namespace) -> int:
-    config = load_config(find_config(arguments.config, os.environ))
-    database = Path(config.database.path)
-    kept = _read(database, None if arguments.all else arguments.ids)
-    ids = [quarantine_id for quarantine_id, _ in kept]
-    try:
-        dropped = ask_daemon(database, {"do": "drop", "ids": ids})["dropped"]
-    except NoDaemon:
-        dropped = asyncio.run(_drop_here(config, database, ids))
+    config, database = _configured(arguments)
+    ids = _ids(database, arguments)
+    dropped = 0
+    for some in _slices(ids):
+        try:
+            dropped += ask_daemon(database, {"do": "drop", "ids": some})["dropped"]
+        except NoDaemon:
+            dropped += asyncio.run(_drop_here(config, database, some))
     print(f"{dropped} dropped", file=sys.stderr)
-    return EXIT_DONE if arguments.all else _say_missing(arguments.ids, kept)
+    return _say_missing(arguments.ids, ids)
 
 
 async def _drop_here(config: Config, database: Path, ids: Sequence[int]) -> int:
@@ -143,16 +164,43 @@ async def _drop_here(config: Config, database: Path, ids: Sequence[int]) -> int:
         await store.close(0)
 
 
+def _configured(arguments: argparse.Namespace) -> tuple[Config, Path]:
+    """Return the configuration and its database, which there is. Raises ConfigError."""
+    config = load_config(find_config(arguments.config, os.environ))
+    database = Path(config.database.path)
+    if not database.exists():
+        raise ConfigError(f"{database}: there is no such database, and so no quarantine")
+    return config, database
+
+
 def _read(database: Path, ids: Sequence[int] | None, limit: int = -1) -> list[Kept]:
-    reader = open_reader(database)
-    try:
+    with _open(database) as reader:
         return read_quarantine(reader, ids, limit)
-    finally:
-        reader.close()
 
 
-def _say_missing(ids: Sequence[int], kept: Sequence[Kept]) -> int:
-    missing = sorted(set(ids) - {quarantine_id for quarantine_id, _ in kept})
+def _ids(database: Path, arguments: argparse.Namespace) -> list[int]:
+    """Return those of the ids asked for that are in quarantine."""
+    with _open(database) as reader:
+        found = [row[0] for row in reader.execute("SELECT id FROM quarantine ORDER BY id")]
+    return found if arguments.all else sorted(set(arguments.ids).intersection(found))
+
+
+@contextlib.contextmanager
+def _open(database: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with contextlib.closing(open_reader(database)) as reader:
+            check_schema(reader)
+            yield reader
+    except (sqlite3.Error, NotOurDatabase) as error:
+        raise StoreUnusable(f"{database}: {error}") from error
+
+
+def _slices(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[start : start + IDS_A_REQUEST] for start in range(0, len(ids), IDS_A_REQUEST))
+
+
+def _say_missing(ids: Sequence[int], there: Sequence[int]) -> int:
+    missing = sorted(set(ids).difference(there))
     for quarantine_id in missing:
         print(f"{quarantine_id}: not in quarantine", file=sys.stderr)
     return EXIT_FAILED if missing else EXIT_DONE

@@ -1,0 +1,87 @@
+"""The core is told the time and handed bytes: it neither waits, logs nor touches the world."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "cdrd"
+
+CORE = {
+    "address",
+    "batch",
+    "frame",
+    "login",
+    "quarantine",
+    "record",
+    "report",
+    "sender",
+    "stream",
+}
+SHELL = {
+    "__init__",
+    "__main__",
+    "cli",
+    "commands.__init__",
+    "commands.arguments",
+    "commands.follow",
+    "commands.quarantine",
+    "commands.serve",
+    "commands.simulate",
+    "config",
+    "control",
+    "daemon",
+    "dial",
+    "exits",
+    "intake",
+    "listen",
+    "log",
+    "schema",
+    "simulate.__init__",
+    "simulate.load",
+    "simulate.pbx",
+    "simulate.reports",
+    "store",
+    "systemd",
+    "writer",
+}
+FORBIDDEN = {"asyncio", "logging", "os", "socket", "sqlite3", "structlog", "time"}
+ALLOWED = {"quarantine": {"sqlite3"}}
+
+
+def modules() -> set[str]:
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py")
+    }
+
+
+def imported(module: str) -> Iterator[str]:
+    """Name the modules that a module imports, wherever in it the import stands."""
+    tree = ast.parse((PACKAGE / module.replace(".", "/")).with_suffix(".py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"cdrd/{module}.py has a relative import"
+            assert node.module is not None
+            yield node.module
+            if node.module == "cdrd":
+                yield from (f"cdrd.{alias.name}" for alias in node.names)
+
+
+def test_every_module_is_of_the_core_or_of_the_shell() -> None:
+    assert not CORE & SHELL
+    assert modules() == CORE | SHELL
+
+
+@pytest.mark.parametrize("module", sorted(CORE))
+def test_a_core_module_neither_waits_logs_nor_touches_the_outside_world(module: str) -> None:
+    packages = {name.partition(".")[0] for name in imported(module)}
+    assert not packages & (FORBIDDEN - ALLOWED.get(module, set()))
+
+
+@pytest.mark.parametrize("module", sorted(CORE))
+def test_a_core_module_builds_on_the_core_alone(module: str) -> None:
+    ours = {name.removeprefix("cdrd.") for name in imported(module) if name.startswith("cdrd.")}
+    assert ours <= CORE

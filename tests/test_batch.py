@@ -1,0 +1,126 @@
+"""A record is in exactly one place: waiting until the commit, and let go of after it."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdrd.batch import RECORD_OVERHEAD_BYTES, QuarantinedReport, Waiting
+from cdrd.record import CallRecord
+
+
+def record(number: int) -> CallRecord:
+    columns: dict[str, str | int] = dict.fromkeys(CallRecord._fields, "")
+    numbers = {"utc_offset": 0, "duration": 1, "talk_duration": 1, "agent_ring_time": -1}
+    return CallRecord._make({**columns, **numbers, "call_id": f"{number}", "raw": "{}"}.values())
+
+
+def quarantined(number: int) -> QuarantinedReport:
+    return QuarantinedReport("", "hq", "192.0.2.1:5", "tcp", f"fault {number}", b"{", 1)
+
+
+def test_what_arrives_is_taken_in_order_and_in_pieces() -> None:
+    waiting = Waiting(10**6)
+    records = [record(number) for number in range(7)]
+    for one in records:
+        waiting.arriving.add(one)
+    taken = []
+    while batch := waiting.take(3):
+        taken.append(list(batch.records))
+        waiting.committed()
+    assert taken == [records[:3], records[3:6], records[6:]]
+
+
+def test_a_batch_that_was_not_committed_is_taken_again_and_unchanged() -> None:
+    waiting = Waiting(10**6)
+    waiting.arriving.add(record(1))
+    batch = waiting.take(10)
+    waiting.arriving.add(record(2))
+    assert waiting.take(10) is batch
+    assert batch.records == [record(1)]
+    assert len(waiting) == 2
+    waiting.committed()
+    assert waiting.take(10).records == [record(2)]
+
+
+def test_what_is_quarantined_counts_as_rows_of_the_batch() -> None:
+    waiting = Waiting(10**6)
+    for number in range(3):
+        waiting.arriving.add(record(number))
+        waiting.arriving.add_quarantined(quarantined(number))
+    sizes = []
+    while batch := waiting.take(2):
+        sizes.append(len(batch))
+        waiting.committed()
+    assert sizes == [2, 2, 2]
+
+
+def test_reading_pauses_when_full_and_goes_on_at_half() -> None:
+    waiting = Waiting(10 * (RECORD_OVERHEAD_BYTES + len("{}")))
+    assert waiting.roomy
+    for number in range(10):
+        assert not waiting.full
+        waiting.arriving.add(record(number))
+    assert waiting.full
+    waiting.take(4)
+    assert waiting.full  # what is taken is ours until it is committed
+    waiting.committed()
+    assert not waiting.full
+    assert not waiting.roomy
+    waiting.take(1)
+    waiting.committed()
+    assert waiting.roomy
+
+
+def test_a_mended_record_is_said_with_the_batch_that_holds_it() -> None:
+    waiting = Waiting(10**6)
+    waiting.arriving.add(record(1))
+    waiting.arriving.add(record(2), mended=True)
+    first = waiting.take(1)
+    assert (first.records, first.mended) == ([record(1)], [])
+    waiting.committed()
+    second = waiting.take(1)
+    assert (second.records, second.mended) == ([record(2)], [record(2)])
+
+
+def test_what_a_batch_resolves_is_not_forgotten_when_it_is_parted() -> None:
+    waiting = Waiting(10**6)
+    for number in range(3):
+        waiting.arriving.add(record(number))
+    waiting.arriving.resolved.append(7)
+    resolved = []
+    while batch := waiting.take(2):
+        resolved += batch.resolved
+        waiting.committed()
+    assert resolved == [7]
+
+
+steps = st.sampled_from(["add", "add", "mend", "quarantine", "take", "commit"])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(steps, max_size=60), st.integers(1, 5))
+def test_nothing_is_lost_nor_doubled_whatever_the_order(order: list[str], max_records: int) -> None:
+    waiting = Waiting(10**6)
+    added: list[CallRecord | QuarantinedReport] = []
+    stored: list[CallRecord | QuarantinedReport] = []
+    taken = None
+    for number, step in enumerate([*order, *["take", "commit"] * 60]):
+        if step == "take":
+            taken = waiting.take(max_records)
+            assert len(taken) <= max_records
+        elif step == "commit" and taken is not None:
+            stored += [*taken.records, *taken.quarantined]
+            taken = None
+            waiting.committed()
+        elif step == "quarantine":
+            waiting.arriving.add_quarantined(quarantined(number))
+            added.append(quarantined(number))
+        elif step in ("add", "mend"):
+            waiting.arriving.add(record(number), mended=step == "mend")
+            added.append(record(number))
+        assert len(waiting) == len(added) - len(stored)
+    assert sorted(map(repr, stored)) == sorted(map(repr, added))
+    assert [one for one in stored if isinstance(one, CallRecord)] == [
+        one for one in added if isinstance(one, CallRecord)
+    ]
+    assert waiting.roomy
+    assert waiting.arriving.size == 0

@@ -1,0 +1,558 @@
+"""The frames of a stream are the same however it was cut, and a fault costs only itself."""
+
+import json
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdrd.frame import KIB, MAX_DEPTH, PAYLOAD_BYTES, Broken, Frame, Framer, mend
+
+SAMPLES = Path(__file__).parent / "samples"
+MAX = 64 * KIB
+
+REPORTS = [
+    line
+    for path in sorted(SAMPLES.glob("*.jsonl"))
+    if not path.name.startswith("seed-")
+    for line in path.read_bytes().splitlines()
+]
+CALLS = [report for report in REPORTS if b'"NewCdr"' in report or b'"type":30012' in report]
+GOOD = b'{"action":"NewCdr","callid":"1495779310.371","timestart":"2017-05-25 22:15:10"}'
+GOOD_2 = b'{"event":"NewCdr","callid":"1571897930.5","timestart":"2019-10-23 22:18:50"}'
+
+DELIMITERS = {
+    "newline": b"\n",
+    "return and newline": b"\r\n",
+    "blank line": b"\r\n\r\n",
+    "none": b"",
+    "blank": b" ",
+    "tab": b"\t",
+    "comma": b",",
+    "byte order mark": b"\xef\xbb\xbf",
+    "newline and byte order mark": b"\n\xef\xbb\xbf",
+    "line of text": b"\r\nheartbeat response\r\n",
+    "login answer": b"\r\nResponse: Success\r\nMessage: Authentication accepted\r\n\r\n",
+}
+delimited = pytest.mark.parametrize("delimiter", DELIMITERS.values(), ids=DELIMITERS.keys())
+
+
+class Seen(NamedTuple):
+    """A frame's text, or a broken stretch's head and size."""
+
+    text: bytes
+    broken_size: int | None = None
+    mended: bool = False
+
+
+def seen(frame: Frame | Broken) -> Seen:
+    if isinstance(frame, Broken):
+        return Seen(bytes(frame.payload), frame.size)
+    return Seen(bytes(frame.text), mended=frame.mended)
+
+
+def pull(framer: Framer) -> list[Frame | Broken]:
+    pulled = []
+    while (frame := framer.next_frame()) is not None:
+        pulled.append(frame)
+    return pulled
+
+
+def feed(framer: Framer, stream: bytes, cuts: Iterable[int] = ()) -> list[Frame | Broken]:
+    """Hand the stream over, cut at the given places; what comes out without its end."""
+    ends = [*sorted({cut for cut in cuts if 0 < cut < len(stream)}), len(stream)]
+    pulled = []
+    start = 0
+    for end in ends:
+        framer.receive(stream[start:end])
+        pulled += pull(framer)
+        start = end
+    return pulled
+
+
+def read(stream: bytes, cuts: Iterable[int] = (), max_bytes: int = MAX) -> list[Seen]:
+    """Return everything that a whole stream gives."""
+    framer = Framer(max_bytes)
+    frames = feed(framer, stream, cuts)
+    return [seen(frame) for frame in (*frames, *framer.close("closed"))]
+
+
+def every_byte(stream: bytes) -> range:
+    return range(1, len(stream))
+
+
+def check_three_ways(stream: bytes, expected: Sequence[Seen], delimiter: bytes = b"\n") -> None:
+    """Whole, byte by byte, and with more behind."""
+    assert read(stream) == list(expected)
+    assert read(stream, every_byte(stream)) == list(expected)
+    more = stream + delimiter + GOOD + delimiter
+    assert read(more) == [*expected, Seen(GOOD)]
+
+
+@delimited
+@pytest.mark.parametrize("report", REPORTS)
+def test_a_published_report_is_one_frame(report: bytes, delimiter: bytes) -> None:
+    check_three_ways(report + delimiter, [Seen(report)], delimiter)
+    framer = Framer(MAX)
+    (frame,) = feed(framer, report + delimiter)
+    assert isinstance(frame, Frame)
+    assert frame.report == json.loads(report)
+
+
+@delimited
+def test_all_published_reports_on_one_stream_are_all_told_apart(delimiter: bytes) -> None:
+    stream = b"".join(report + delimiter for report in REPORTS)
+    check_three_ways(stream, [Seen(report) for report in REPORTS], delimiter)
+
+
+@delimited
+@pytest.mark.parametrize("indent", [0, 2])
+def test_reports_printed_over_several_lines_are_frames(delimiter: bytes, indent: int) -> None:
+    reports = [json.dumps(json.loads(report), indent=indent).encode() for report in REPORTS]
+    stream = b"".join(report + delimiter for report in reports)
+    check_three_ways(stream, [Seen(report) for report in reports], delimiter)
+
+
+@pytest.mark.parametrize("comma", [b",", b", ", b",\n", b"\r\n, "])
+@pytest.mark.parametrize("brackets", [(b"[", b"]"), (b"[\n", b"\n]\n")])
+def test_an_array_around_reports_is_passed_over(
+    comma: bytes, brackets: tuple[bytes, bytes]
+) -> None:
+    stream = brackets[0] + comma.join(REPORTS) + brackets[1]
+    check_three_ways(stream, [Seen(report) for report in REPORTS])
+
+
+def test_delimiters_may_change_within_a_stream() -> None:
+    stream = b"".join(GOOD + delimiter for delimiter in [*DELIMITERS.values()] * 3)
+    check_three_ways(stream, [Seen(GOOD)] * 3 * len(DELIMITERS))
+
+
+@delimited
+@pytest.mark.parametrize(
+    "report",
+    [
+        b"{}",
+        b'{"a":{"b":{"c":[{"d":{}},[[{}]]]}}}',
+        b'{"a":"}{"}',
+        b'{"a":"}\\n{"}',
+        b'{"a":"{","b":"}"}',
+        b'{"a":"{\\"action\\":\\"NewCdr\\"}"}',
+        b'{"a":"\\\\"}',
+        b'{"a":"\\\\\\""}',
+        b'{"{":"}","\\"":"\\\\"}',
+        b'{"a":"\\u007b\\u007d"}',
+        b'{"a":"[]],,"}',
+        b'{ "a" : [ 1 , 2.5e-3 , true , null ] }',
+        '{"a":"Müller 東京 📞"}'.encode(),
+    ],
+)
+def test_braces_and_escapes_within_a_report_do_not_end_it(report: bytes, delimiter: bytes) -> None:
+    check_three_ways(report + delimiter, [Seen(report)], delimiter)
+
+
+def test_a_repeated_key_parses_and_its_last_value_counts() -> None:
+    (frame,) = feed(Framer(MAX), b'{"ext":{"extid":"1"},"ext":{"extid":"2"}}\n')
+    assert isinstance(frame, Frame)
+    assert frame.report == {"ext": {"extid": "2"}}
+
+
+def test_a_report_without_a_delimiter_comes_out_with_its_last_byte() -> None:
+    for report in REPORTS:
+        assert [seen(frame) for frame in feed(Framer(MAX), report)] == [Seen(report)]
+
+
+def test_text_between_reports_is_no_frame() -> None:
+    text = b"Asterisk Call Manager/1.1\r\nResponse: Success\r\n\r\n  OK }]\r\n"
+    check_three_ways(text, [])
+
+
+def test_text_with_a_quote_is_kept_for_it_may_be_the_rest_of_a_report() -> None:
+    rest = b'22:15:10","callfrom":"1002"}'
+    check_three_ways(rest + b"\n", [Seen(rest, len(rest))])
+
+
+@pytest.mark.parametrize("quote_at", [0, 50, 99, 100, 101, 150, 249])
+def test_long_text_with_a_quote_gives_the_same_in_any_chunking(quote_at: int) -> None:
+    text = b"x" * quote_at + b'"' + b"x" * (249 - quote_at)
+    for delimiter in (b"\n", b"", b" "):
+        stream = text + delimiter + GOOD + b"\n"
+        assert read(stream, every_byte(stream), 100) == read(stream, max_bytes=100)
+        assert read(stream, range(0, 300, 7), 100) == read(stream, max_bytes=100)
+
+
+def test_the_escape_typed_off_a_page_is_mended() -> None:
+    for line in (SAMPLES / "seed-000.jsonl").read_bytes().splitlines():
+        mended = line.replace(b"\\_", b"_")
+        check_three_ways(line + b"\n", [Seen(mended, mended=mended != line)])
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        (b'{"a":"Apple\\_test"}', b'{"a":"Apple_test"}'),
+        (b'{"a":"\\\\\\_"}', b'{"a":"\\\\_"}'),
+        (b'{"a":"\\\\_"}', None),  # valid: an escaped backslash
+        (b'{"a":"\\x"}', None),
+        (b'{"a":"\\_\\x"}', None),
+        (b"{}", None),
+    ],
+)
+def test_only_that_escape_is_mended(text: bytes, mended: bytes | None) -> None:
+    assert mend(text) == mended
+
+
+def test_a_whole_object_that_is_no_json_goes_alone() -> None:
+    for bad in [
+        b"{action:NewCdr}",
+        b'{"a":1,}',
+        b'{"a" 1}',
+        b"{'a':1}",
+        b'{"a":NaN}',
+        b'{"a":"\\x"}',
+        b'{"a":"\xff"}',
+        b'{"a":"\\ud800"}',
+        b'{"a":"\t"}',
+    ]:
+        for delimiter in (b"\n", b"\r\n"):
+            stream = bad + delimiter + GOOD + delimiter
+            for cuts in ((), every_byte(stream)):
+                first, second = read(stream, cuts)
+                assert first.broken_size is not None
+                assert first.text.startswith(bad)
+                assert second == Seen(GOOD)
+
+
+# A torn report.
+
+
+@pytest.mark.parametrize("delimiter", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("torn", REPORTS)
+def test_a_torn_report_does_not_take_its_successor(torn: bytes, delimiter: bytes) -> None:
+    for cut in range(1, len(torn)):
+        stream = torn[:cut] + delimiter + GOOD
+        *broken, good = [seen(frame) for frame in feed(Framer(MAX), stream)]
+        assert good == Seen(GOOD), torn[:cut]
+        assert sum(one.broken_size or 0 for one in broken) >= cut, torn[:cut]
+
+
+@pytest.mark.parametrize("torn", CALLS)
+@pytest.mark.parametrize("successor", CALLS)
+def test_every_dialect_survives_a_torn_report_before_it(torn: bytes, successor: bytes) -> None:
+    for cut in range(1, len(torn)):
+        frames = feed(Framer(MAX), torn[:cut] + b"\n" + successor)
+        assert seen(frames[-1]) == Seen(successor), torn[:cut]
+
+
+def test_a_torn_report_gives_the_same_byte_by_byte() -> None:
+    torn = CALLS[0]
+    for cut in range(1, len(torn)):
+        stream = torn[:cut] + b"\n" + GOOD + b"\n"
+        assert read(stream, every_byte(stream)) == read(stream)
+
+
+@pytest.mark.parametrize("torn", CALLS)
+def test_an_undelimited_torn_call_gives_its_successor_up_to_the_next_report(torn: bytes) -> None:
+    for cut in range(1, len(torn)):
+        framer = Framer(MAX)
+        frames = feed(framer, torn[:cut] + GOOD + GOOD_2)
+        assert [seen(frame) for frame in frames[-2:]] == [Seen(GOOD), Seen(GOOD_2)], torn[:cut]
+        assert not framer.close("closed")
+
+
+@pytest.mark.parametrize("torn", CALLS)
+def test_an_undelimited_torn_call_gives_its_successor_at_the_end(torn: bytes) -> None:
+    for cut in range(1, len(torn)):
+        assert read(torn[:cut] + GOOD)[-1] == Seen(GOOD), torn[:cut]
+
+
+@pytest.mark.parametrize("torn", [report for report in REPORTS if report not in CALLS])
+def test_an_undelimited_torn_event_does_not_take_a_call(torn: bytes) -> None:
+    for cut in range(1, len(torn)):
+        assert read(torn[:cut] + GOOD)[-1] == Seen(GOOD), torn[:cut]
+        assert read(torn[:cut] + GOOD + GOOD_2)[-2:] == [Seen(GOOD), Seen(GOOD_2)], torn[:cut]
+
+
+def test_a_report_torn_before_a_value_does_not_take_one_whose_keys_are_ordered_otherwise() -> None:
+    torn = b'{"action":"NewCdr","callid":'
+    other = b'{"callid":"1495779310.371","action":"NewCdr"}'
+    assert read(torn + b"\n" + other + b"\n" + GOOD + b"\n")[-2:] == [Seen(other), Seen(GOOD)]
+
+
+def test_several_torn_reports_in_a_row_cost_only_themselves() -> None:
+    torn = GOOD[:40]
+    for delimiter in (b"\n", b"\r\n"):
+        stream = (torn + delimiter) * 3 + GOOD + delimiter
+        *broken, good = read(stream)
+        assert [one.broken_size for one in broken] == [len(torn + delimiter)] * 3
+        assert good == Seen(GOOD)
+
+
+def test_what_is_held_at_the_end_is_told_with_the_reason_given() -> None:
+    for cut in range(1, len(GOOD)):
+        framer = Framer(MAX)
+        assert feed(framer, GOOD[:cut], every_byte(GOOD)) == []
+        assert framer.pending == cut
+        assert framer.close("the peer closed") == [Broken(GOOD[:cut], cut, "the peer closed")]
+
+
+def test_nothing_held_at_the_end_is_nothing_told() -> None:
+    for stream in (b"", b"\r\n", GOOD, GOOD + b"\n", b"[" + GOOD + b"]", b"OK\r\nthe end"):
+        framer = Framer(MAX)
+        feed(framer, stream)
+        assert framer.close("closed") == []
+
+
+# Sizes.
+
+
+def test_a_report_of_exactly_the_limit_is_a_frame_and_one_byte_more_is_not() -> None:
+    for delimiter in DELIMITERS.values():
+        for size, is_frame in ((200, True), (201, False)):
+            report = b'{"a":"' + b"x" * (size - 8) + b'"}'
+            stream = report + delimiter + GOOD + delimiter
+            expected = [Seen(report, None if is_frame else size), Seen(GOOD)]
+            assert read(stream, max_bytes=200) == expected
+            assert read(stream, every_byte(stream), max_bytes=200) == expected
+
+
+def long_string() -> bytes:
+    return b'{"action":"NewCdr","x":"' + b"x" * 10_000_000 + b'"}'
+
+
+def many_values() -> bytes:
+    return b'{"action":"NewCdr","x":[' + b'{"y":["}{",{}]},' * 20_000 + b"0]}"
+
+
+def many_lines() -> bytes:
+    return b'{\n  "action": "NewCdr",\n  "x": [' + b"\n    12345," * 100_000 + b"0]\n}"
+
+
+@pytest.mark.parametrize("oversized", [long_string, many_values, many_lines])
+@pytest.mark.parametrize("delimiter", [b"\n", b""])
+def test_megabytes_are_passed_over_with_their_head_and_size(
+    oversized: Callable[[], bytes], delimiter: bytes
+) -> None:
+    report = oversized()
+    stream = report + delimiter + GOOD + delimiter
+    framer = Framer(MAX)
+    tracemalloc.start()
+    try:
+        frames = feed(framer, stream, range(0, len(stream), 64 * KIB))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [seen(frame) for frame in frames] == [
+        Seen(report[:PAYLOAD_BYTES], len(report)),
+        Seen(GOOD),
+    ]
+    assert peak < 1024 * KIB
+
+
+def test_an_oversized_report_that_is_torn_does_not_take_its_successor() -> None:
+    torn = b'{"action":"NewCdr","x":"' + b"x" * 300_000
+    for delimiter in (b"\n", b"\r\n"):
+        size = len(torn + delimiter)
+        framer = Framer(MAX)
+        frames = feed(framer, torn + delimiter + GOOD, range(0, size, 4 * KIB))
+        assert [seen(frame) for frame in frames] == [Seen(torn[:PAYLOAD_BYTES], size), Seen(GOOD)]
+
+
+def test_an_oversized_report_that_never_ends_is_told_at_the_end_with_its_size() -> None:
+    torn = b'{"x":"' + b"x" * 300_000
+    framer = Framer(MAX)
+    assert feed(framer, torn, range(0, len(torn), 4 * KIB)) == []
+    assert framer.pending == len(torn)
+    assert framer.close("closed") == [Broken(torn[:PAYLOAD_BYTES], len(torn), "closed")]
+
+
+@pytest.mark.parametrize("waiting", [b"{\n", b'{"a":1 {', b'{"a":\n', b"", b"{", b'{"a":"}'])
+def test_blanks_without_end_do_not_fill_memory(waiting: bytes) -> None:
+    framer = Framer(MAX)
+    tracemalloc.start()
+    try:
+        framer.receive(waiting)
+        for _ in range(64):
+            pull(framer)
+            framer.receive(b" " * 64 * KIB)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1024 * KIB
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
+def test_nesting_deeper_than_a_parser_takes_is_broken_and_costs_only_itself(opening: bytes) -> None:
+    closing = opening.replace(b'"a":', b"").replace(b"{", b"}").replace(b"[", b"]")[::-1]
+    for depth in (1, 100, MAX_DEPTH - 2, MAX_DEPTH, MAX_DEPTH + 1, 3 * MAX_DEPTH):
+        deep = b'{"x":' + opening * depth + b"1" + closing * depth + b"}"
+        stream = deep + b"\n" + GOOD + b"\n"
+        assert read(stream)[-1] == Seen(GOOD)
+        assert read(stream, every_byte(stream)) == read(stream)
+
+
+def test_nesting_too_deep_does_not_take_a_report_behind_it_in_any_chunking() -> None:
+    stream = b'{"x":' + b"[" * (MAX_DEPTH + 76) + b"1 " + GOOD + b"\n"
+    assert read(stream)[-1] == Seen(GOOD)
+    assert read(stream, every_byte(stream)) == read(stream)
+
+
+# Any stream.
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["}{", "{", "}", '"', "\\", "\n", "\r\n", "[", "],", '{"action":', "}\n{", "\\_", "\x00"]
+)
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+objects = st.dictionaries(texts, values, max_size=6)
+
+
+@st.composite
+def spelled_reports(draw: st.DrawFn) -> bytes:
+    """A JSON object as any serializer may spell it."""
+    indent = draw(st.sampled_from([None, None, 0, 1, 2]))
+    separators = None if indent is not None else draw(st.sampled_from([None, (",", ":")]))
+    ensure_ascii = draw(st.booleans())
+    report = draw(objects)
+    return json.dumps(
+        report, indent=indent, separators=separators, ensure_ascii=ensure_ascii
+    ).encode()
+
+
+delimiters = st.sampled_from([*DELIMITERS.values(), b"[", b"]", b"\x00", b"\n\n", b"\r", b" OK ; "])
+cut_places = st.lists(st.integers(0, 2000), max_size=30)
+quick = settings(deadline=None, max_examples=150)
+
+
+@quick
+@given(st.lists(st.tuples(spelled_reports(), delimiters), max_size=6), delimiters, cut_places)
+def test_any_reports_in_any_chunking_with_any_delimiter_are_read_exactly(
+    reports: list[tuple[bytes, bytes]], first: bytes, cuts: list[int]
+) -> None:
+    stream = first + b"".join(report + delimiter for report, delimiter in reports)
+    framer = Framer(MAX)
+    frames = feed(framer, stream, cuts)
+    assert framer.close("closed") == []
+    assert [seen(frame) for frame in frames] == [Seen(report) for report, _ in reports]
+    parsed: list[Any] = [frame.report for frame in frames if isinstance(frame, Frame)]
+    assert parsed == [json.loads(report) for report, _ in reports]
+
+
+pieces = st.sampled_from(
+    [
+        *(bytes([byte]) for byte in b'{}[]",:\\\n\r \t1e-'),
+        b"}{",
+        b'{"',
+        b'"}',
+        b'":',
+        b"\\\\",
+        b'\\"',
+        b"\r\n",
+        b"\n{",
+        b'\n{"',
+        b"null",
+        b"text",
+        b"\xef\xbb\xbf",
+        b"\xff",
+        b'{"action":',
+        b'{"event":"BYE"}',
+        b'{"type":30',
+        b'{"a":{"b":[1,',
+        GOOD,
+        GOOD[:50],
+        GOOD[50:],
+    ]
+)
+garbage = st.binary(max_size=60) | st.lists(pieces, max_size=25).map(b"".join)
+
+
+@settings(deadline=None, max_examples=400)
+@given(garbage, cut_places, st.sampled_from([MAX, 100, 20]))
+def test_no_bytes_raise_and_their_frames_do_not_depend_on_the_chunks(
+    stream: bytes, cuts: list[int], max_bytes: int
+) -> None:
+    whole = read(stream, max_bytes=max_bytes)
+    assert read(stream, cuts, max_bytes) == whole
+    assert read(stream, every_byte(stream), max_bytes) == whole
+
+
+@settings(deadline=None, max_examples=400)
+@given(garbage, st.sampled_from([b"\n", b"\r\n"]), cut_places)
+def test_no_bytes_take_the_report_on_the_next_line(
+    stream: bytes, delimiter: bytes, cuts: list[int]
+) -> None:
+    frames = feed(Framer(MAX), stream + delimiter + GOOD, cuts)
+    assert frames
+    assert seen(frames[-1]) == Seen(GOOD)
+
+
+@quick
+@given(st.binary(max_size=200).map(lambda raw: raw.translate(None, b'{"')), cut_places)
+def test_bytes_without_a_brace_or_quote_leave_no_trace(stream: bytes, cuts: list[int]) -> None:
+    for delimiter in (b"\n", b""):
+        assert read(stream + delimiter + GOOD + b"\n", cuts) == [Seen(GOOD)]
+
+
+@settings(deadline=None, max_examples=400)
+@given(garbage, st.sampled_from([MAX, 100]))
+def test_every_byte_is_in_a_frame_in_a_broken_stretch_or_is_text_without_a_quote(
+    stream: bytes, max_bytes: int
+) -> None:
+    position = 0
+    for one in read(stream, max_bytes=max_bytes):
+        at = stream.index(one.text, position)
+        assert not set(b'{"') & set(stream[position:at])
+        position = at + (len(one.text) if one.broken_size is None else one.broken_size)
+    assert not set(b'{"') & set(stream[position:])
+
+
+# Cost.
+
+
+def cost(stream: bytes, *, whole: bool) -> float:
+    """Return the processor seconds that a stream takes, whole or one byte at a time."""
+    began = time.process_time()
+    framer = Framer(MAX)
+    feed(framer, stream, () if whole else every_byte(stream))
+    return time.process_time() - began
+
+
+SLOW = {
+    "string": b'{"a":"' + b"x" * MAX,
+    "escapes": b'{"a":"}' + b"\\" * MAX,
+    "quotes": b'{"a":' + b'"",' * (MAX // 3),
+    "blanks": b"{\n" + b" " * MAX,
+    "blanks after a misplaced brace": b'{"a":1 {' + b" " * MAX,
+    "blanks after a line": b'{"a":\n' + b" " * MAX,
+    "a number": b'{"a":}' + b"1" * MAX,
+    "arrays": b'{"a":{},"b":' + b"[]," * (MAX // 3),
+    "objects": b'{"a":[' + b"{}," * (MAX // 3),
+    "depth": b'{"a":[1,' * (MAX // 8),
+    "braces": b"}" * MAX,
+    "openings": b"{" * MAX,
+    "text": b"x" * MAX,
+    "text with a quote": b'"' + b"x" * MAX,
+    "lines": b"{\n" + b'"a":1,\n' * (MAX // 7),
+    "keys": b'{"a":"b",' + b'"a":"b",' * (MAX // 8),
+    "torn": b'{"action":' * (MAX // 10),
+    "glued": b"{}" * (MAX // 2),
+    "listed": b"{}," * (MAX // 3),
+    "listed over lines": b"{\n}," * (MAX // 4),
+    "reports": (GOOD + b",\n") * (MAX // len(GOOD + b",\n")),
+}
+"""Streams of 64 KiB, most of them of what never becomes whole."""
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "byte by byte"])
+@pytest.mark.parametrize("stream", SLOW.values(), ids=SLOW.keys())
+def test_four_times_the_bytes_cost_about_four_times_as_much(stream: bytes, *, whole: bool) -> None:
+    quarter = min(cost(stream[: len(stream) // 4], whole=whole) for _ in range(2))
+    assert cost(stream, whole=whole) < 7 * quarter + 0.5  # a quadratic cost is 16 times as much

@@ -1,0 +1,359 @@
+"""A line follows its row, hides what it must hide, and nobody waits for whoever reads the log."""
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from cdrd.log import (
+    WAITING_LIMIT_BYTES,
+    LineWriter,
+    Logger,
+    log_calls,
+    make_logger,
+    number_rule,
+    under_journald,
+)
+from cdrd.record import CallRecord
+
+SOON = 20.0
+KEYS = (
+    "timestamp level event seq pbx call_id started_at caller callee source_trunk "
+    "destination_trunk duration talk_duration status call_type recording source"
+)
+KEY = b"k" * 32
+
+CALL = CallRecord(
+    pbx="hq",
+    call_id="1505352615.274",
+    cdr_id="",
+    started_at="2017-09-14T01:30:15Z",
+    started_local="2017-09-14 09:30:15",
+    utc_offset=480,
+    caller="1000",
+    callee="4930123456",
+    source_trunk="",
+    destination_trunk="Apple_test",
+    did_number="",
+    duration=29,
+    talk_duration=-1,
+    agent_ring_time=-1,
+    status="ANSWERED",
+    call_type="Outbound",
+    pin_code="4711-PIN",
+    recording="20170914093038-1505352615.274-1000-4930123456-Outbound.wav",
+    pbx_serial="",
+    source="tcp",
+    received_at="2017-09-14T01:30:45.123Z",
+    raw='{"pincode": "4711-PIN"}',
+)
+
+
+class Out:
+    """A log that goes to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.lines = LineWriter(self.descriptor)
+
+    def text(self) -> str:
+        assert self.lines.flush(SOON)
+        return self.path.read_text(encoding="utf-8")
+
+    def parsed(self) -> list[dict[str, Any]]:
+        return [orjson.loads(line) for line in self.text().splitlines()]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Out]:
+    made = Out(tmp_path / "log")
+    yield made
+    made.lines.close(SOON)
+    os.close(made.descriptor)
+
+
+def logger(out: Out, numbers: str = "full", level: str = "info") -> Logger:
+    return make_logger(out.lines, level=level, number_rule=number_rule(numbers, KEY))
+
+
+# Lines.
+
+
+def test_a_call_has_the_keys_of_the_contract_in_their_order(out: Out) -> None:
+    log_calls(logger(out), out.lines, [(7, CALL)])
+    (line,) = out.parsed()
+    assert " ".join(line) == KEYS
+    del line["timestamp"]
+    assert line == {
+        "level": "info",
+        "event": "call_released",
+        "seq": 7,
+        "pbx": "hq",
+        "call_id": "1505352615.274",
+        "started_at": "2017-09-14T01:30:15Z",
+        "caller": "1000",
+        "callee": "4930123456",
+        "source_trunk": None,
+        "destination_trunk": "Apple_test",
+        "duration": 29,
+        "talk_duration": None,
+        "status": "ANSWERED",
+        "call_type": "Outbound",
+        "recording": CALL.recording,
+        "source": "tcp",
+    }
+
+
+def test_any_other_event_begins_with_the_same_three_keys(out: Out) -> None:
+    logger(out).warning("peer_refused", address="192.0.2.1", count=2)
+    (line,) = out.parsed()
+    assert list(line) == ["timestamp", "level", "event", "address", "count"]
+    assert line["timestamp"].endswith("Z")
+
+
+HOSTILE = ("},{", '"},{"', "\\", '\n{"event":"call_released"}', "\x1b[2J", "\u2028", "{},{}", "ä")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("journal", [False, True])
+def test_nothing_in_a_field_makes_a_line_of_its_own(out: Out, text: str, *, journal: bool) -> None:
+    rows = [(seq, CALL._replace(caller=text, destination_trunk=text)) for seq in (1, 2)]
+    log = make_logger(out.lines, journal=journal)
+    log_calls(log, out.lines, rows)
+    log.warning("peer_refused", first=text, second=text)
+    lines = out.text().split("\n")
+    assert lines.pop() == ""
+    prefixes = ["<6>", "<6>", "<4>"] if journal else ["", "", ""]
+    assert [line[: len(prefix)] for line, prefix in zip(lines, prefixes, strict=True)] == prefixes
+    parsed = [
+        orjson.loads(line[len(prefix) :]) for line, prefix in zip(lines, prefixes, strict=True)
+    ]
+    assert [line.get("caller") for line in parsed] == [text, text, None]
+    assert parsed[2]["first"] == text
+
+
+@pytest.mark.parametrize("numbers", ["full", "masked", "hashed"])
+@pytest.mark.parametrize("console", [False, True])
+def test_a_pin_code_never_appears(out: Out, numbers: str, *, console: bool) -> None:
+    log = make_logger(out.lines, console=console, number_rule=number_rule(numbers, KEY))
+    log_calls(log, out.lines, [(1, CALL)])
+    assert "1505352615.274" in out.text()
+    assert "4711" not in out.text()
+
+
+# Numbers.
+
+
+def test_masked_hides_the_last_four_characters(out: Out) -> None:
+    log_calls(logger(out, "masked"), out.lines, [(1, CALL)])
+    (line,) = out.parsed()
+    assert (line["caller"], line["callee"]) == ("****", "493012****")
+    assert line["recording"] == "20170914093038-1505352615.274-****-493012****-Outbound.wav"
+
+
+def test_hashed_is_the_same_for_a_number_and_a_key(out: Out) -> None:
+    log_calls(logger(out, "hashed"), out.lines, [(1, CALL), (2, CALL._replace(callee="1000"))])
+    first, second = out.parsed()
+    assert first["caller"] == second["caller"] == second["callee"]
+    assert first["callee"] != first["caller"]
+    assert f"-{first['caller']}-{first['callee']}-" in first["recording"]
+    assert "1000-" not in first["recording"]
+    assert first["caller"] == number_rule("hashed", KEY)("1000")
+    assert first["caller"] != number_rule("hashed", b"other" * 5)("1000")
+
+
+@pytest.mark.parametrize("numbers", ["masked", "hashed"])
+@pytest.mark.parametrize(
+    "recording",
+    [
+        CALL.recording,
+        "/ftp_media/autorecord/20170914/" + CALL.recording,
+        "4930123456-1000.wav",
+        "20170914093038-1505352615.274-1000-4930123456-Outbound.wav@20170914093040-x.wav",
+    ],
+)
+def test_a_hidden_number_is_hidden_in_the_recordings_name_too(
+    out: Out, numbers: str, recording: str
+) -> None:
+    log_calls(logger(out, numbers), out.lines, [(1, CALL._replace(recording=recording))])
+    assert CALL.callee not in out.text()
+
+
+@pytest.mark.parametrize("numbers", ["masked", "hashed"])
+def test_an_absent_number_stays_absent(out: Out, numbers: str) -> None:
+    absent = CALL._replace(caller="", recording="")
+    log_calls(logger(out, numbers), out.lines, [(1, absent)])
+    (line,) = out.parsed()
+    assert (line["caller"], line["recording"]) == (None, None)
+
+
+# journald and the terminal.
+
+
+def test_under_journald_each_line_begins_with_its_priority(out: Out) -> None:
+    log = make_logger(out.lines, journal=True, level="debug")
+    log_calls(log, out.lines, [(1, CALL), (2, CALL)])
+    for level in ("debug", "info", "warning", "error", "critical"):
+        getattr(log, level)("something_happened")
+    prefixes = [line[:3] for line in out.text().splitlines()]
+    assert prefixes == ["<6>", "<6>", "<7>", "<6>", "<4>", "<3>", "<2>"]
+    assert all(line[3] == "{" for line in out.text().splitlines())
+
+
+def test_only_the_very_stream_of_journald_is_journald(out: Out) -> None:
+    status = os.fstat(out.descriptor)
+    device, inode = status.st_dev, status.st_ino
+    assert under_journald({"JOURNAL_STREAM": f"{device}:{inode}"}, out.descriptor)
+    assert not under_journald({"JOURNAL_STREAM": f"{device}:{inode + 1}"}, out.descriptor)
+    assert not under_journald({"JOURNAL_STREAM": ""}, out.descriptor)
+    assert not under_journald({}, out.descriptor)
+    assert not under_journald({"JOURNAL_STREAM": f"{device}:{inode}"}, 2**30)
+
+
+def test_what_a_caller_is_named_cannot_command_the_terminal(out: Out) -> None:
+    log = make_logger(out.lines, console=True)
+    evil = "\x1b]0;owned\x07\r\n\x9b2J\x7f"
+    log_calls(log, out.lines, [(1, CALL._replace(caller=evil))])
+    log.info("stopped", events={evil: 1}, reason=evil)
+    text = out.text()
+    for command in ("\x1b]", "\x07", "\r", "\x9b", "\x7f"):
+        assert command not in text
+    assert text.count("\n") == 2
+    assert "\ufffd" in text
+
+
+# What was told.
+
+
+def test_logged_seq_follows_what_was_written(out: Out) -> None:
+    log_calls(logger(out), out.lines, [(7, CALL), (9, CALL)])
+    assert out.lines.flush(SOON)
+    assert out.lines.logged_seq == 9
+    log_calls(logger(out), out.lines, [])
+    assert out.lines.logged_seq == 9
+
+
+def test_a_level_that_leaves_calls_out_counts_them_as_told(out: Out) -> None:
+    log = logger(out, level="warning")
+    for seq in range(1, 2000):
+        log_calls(log, out.lines, [(seq, CALL)])
+    assert out.lines.flush(SOON)
+    assert out.lines.logged_seq == 1999
+    assert out.text() == ""
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def read(descriptor: int, size: int) -> bytes:
+    text = b""
+    while len(text) < size:
+        text += os.read(descriptor, size - len(text))
+    return text
+
+
+def test_a_reader_that_does_not_read_holds_nobody_up() -> None:
+    with pipe() as (reading, writing):
+        lines = LineWriter(writing)
+        chunk = b"x" * (WAITING_LIMIT_BYTES // 4)
+        for seq in range(1, 5):
+            lines.write(chunk, seq)
+        assert not lines.full
+        lines.write(b"end\n", 5)
+        assert lines.full
+        assert not lines.flush(0)
+        assert lines.logged_seq == 0
+        waiting = threading.Thread(target=lines.wait_until_room)
+        waiting.start()
+        assert read(reading, 4 * len(chunk) + 4).endswith(b"end\n")
+        waiting.join(SOON)
+        assert not waiting.is_alive()
+        assert lines.flush(SOON)
+        assert lines.logged_seq == 5
+        lines.close(SOON)
+
+
+def test_a_pipe_that_does_not_block_is_waited_for() -> None:
+    # Whoever started us may have made the other end, and with it ours, non-blocking.
+    with pipe() as (reading, writing):
+        fcntl.fcntl(writing, fcntl.F_SETFL, os.O_NONBLOCK)
+        fcntl.fcntl(reading, fcntl.F_SETFL, os.O_NONBLOCK)
+        lines = LineWriter(writing)
+        lines.write(b"x" * 500_000, 1)
+        received = bytearray()
+        while not lines.flush(0.001):
+            received += drain(reading)
+        received += drain(reading)
+        assert (len(received), lines.logged_seq, lines.failure) == (500_000, 1, "")
+        lines.close(SOON)
+
+
+def drain(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 1_000_000)
+    except BlockingIOError:
+        return b""
+
+
+def test_a_reader_that_has_left_leaves_logged_seq_where_it_was() -> None:
+    reading, writing = os.pipe()
+    lines = LineWriter(writing)
+    lines.write(b"told\n", 3)
+    assert lines.flush(SOON)
+    os.close(reading)
+    lines.write(b"untold\n", 4)
+    assert lines.flush(SOON)
+    assert lines.logged_seq == 3
+    assert "Broken pipe" in lines.failure
+    lines.close(SOON)
+    os.close(writing)
+
+
+def test_a_row_behind_one_that_was_not_told_is_not_told_either(tmp_path: Path) -> None:
+    # The device refuses; the next run tells from the first that was not written.
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    lines = LineWriter(descriptor)
+    lines.write(b"lost\n", 4)
+    assert lines.flush(SOON)
+    working = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(working, descriptor)
+    lines.write(b"written\n", 5)
+    assert lines.flush(SOON)
+    assert lines.logged_seq == 0
+    lines.close(SOON)
+    os.close(descriptor)
+    os.close(working)
+
+
+def test_closing_writes_what_waits(tmp_path: Path) -> None:
+    out = Out(tmp_path / "log")
+    for number in range(100):
+        out.lines.write(b"%d\n" % number, number)
+    out.lines.close(SOON)
+    assert out.path.read_text(encoding="utf-8").split() == [str(number) for number in range(100)]
+    assert out.lines.logged_seq == 99
+    os.close(out.descriptor)
+
+
+def test_closing_does_not_wait_for_ever_for_a_reader() -> None:
+    with pipe() as (reading, writing):
+        lines = LineWriter(writing)
+        lines.write(b"x" * 1_000_000, 1)
+        lines.close(0.01)
+        assert lines.logged_seq == 0
+        assert len(read(reading, 1_000_000)) == 1_000_000
+        lines.close(SOON)

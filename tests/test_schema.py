@@ -1,0 +1,254 @@
+"""A file becomes a cdrd database, or is left alone; its views are what other programs read."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdrd.schema import APPLICATION_ID, VERSION, NotOurDatabase, check_schema, migrate
+
+CALLS = (
+    "seq",
+    "pbx",
+    "call_id",
+    "cdr_id",
+    "started_at",
+    "started_local",
+    "utc_offset",
+    "caller",
+    "callee",
+    "source_trunk",
+    "destination_trunk",
+    "did_number",
+    "duration",
+    "talk_duration",
+    "agent_ring_time",
+    "status",
+    "call_type",
+    "pin_code",
+    "recording",
+    "pbx_serial",
+    "source",
+    "received_at",
+    "raw",
+)
+CONFERENCE_CALLS = (
+    "seq",
+    "portal",
+    "call_id",
+    "unique_call_id",
+    "conference_name",
+    "tenant_name",
+    "conference_type",
+    "endpoint_type",
+    "caller_id",
+    "caller_name",
+    "join_time",
+    "leave_time",
+    "join_local",
+    "leave_local",
+    "call_state",
+    "direction",
+    "router_id",
+    "gw_id",
+    "gw_prefix",
+    "reference_number",
+    "application_name",
+    "application_version",
+    "application_os",
+    "device_model",
+    "endpoint_public_ip_address",
+    "call_completion_code",
+    "extension",
+    "endpoint_guid",
+    "access_type",
+    "room_type",
+    "room_owner",
+)
+IDENTITY = (
+    "started_local",
+    "call_id",
+    "pbx",
+    "caller",
+    "callee",
+    "duration",
+    "talk_duration",
+    "status",
+    "call_type",
+)
+QUARANTINE = (
+    "id",
+    "received_at",
+    "pbx",
+    "peer",
+    "source",
+    "reason",
+    "payload",
+    "size",
+)
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    opened = sqlite3.connect(tmp_path / "cdr.sqlite3", isolation_level=None)
+    yield opened
+    opened.close()
+
+
+def one(connection: sqlite3.Connection, query: str) -> object:
+    (value,) = connection.execute(query).fetchone()
+    return value
+
+
+def test_an_empty_file_is_adopted(connection: sqlite3.Connection) -> None:
+    assert migrate(connection) == 0
+    assert one(connection, "PRAGMA application_id") == APPLICATION_ID == int.from_bytes(b"cdrd")
+    assert one(connection, "PRAGMA user_version") == VERSION
+    assert check_schema(connection) == VERSION
+
+
+def test_a_current_file_is_left_as_it_is(connection: sqlite3.Connection) -> None:
+    migrate(connection)
+    schema = connection.execute("SELECT sql FROM sqlite_schema").fetchall()
+    key = one(connection, "SELECT number_key FROM progress")
+    assert migrate(connection) == VERSION
+    assert connection.execute("SELECT sql FROM sqlite_schema").fetchall() == schema
+    assert one(connection, "SELECT number_key FROM progress") == key
+
+
+def test_each_database_has_a_number_key_of_its_own(
+    connection: sqlite3.Connection, tmp_path: Path
+) -> None:
+    migrate(connection)
+    other = sqlite3.connect(tmp_path / "other.sqlite3", isolation_level=None)
+    migrate(other)
+    query = "SELECT number_key FROM progress"
+    keys = one(connection, query), one(other, query)
+    other.close()
+    assert all(isinstance(key, bytes) and len(key) == 32 for key in keys)
+    assert keys[0] != keys[1]
+
+
+def test_a_newer_file_is_refused_and_not_touched(connection: sqlite3.Connection) -> None:
+    migrate(connection)
+    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(NotOurDatabase, match=f"schema version {VERSION + 1}"):
+        migrate(connection)
+    assert one(connection, "PRAGMA user_version") == VERSION + 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE theirs (a)",
+        "PRAGMA application_id = 7",
+        "PRAGMA user_version = 1",
+        "PRAGMA user_version = 99",
+    ],
+)
+def test_another_programs_database_is_refused_and_not_touched(
+    connection: sqlite3.Connection, statement: str
+) -> None:
+    connection.execute(statement)
+    before = list(connection.iterdump())
+    with pytest.raises(NotOurDatabase, match="another program's database"):
+        migrate(connection)
+    assert list(connection.iterdump()) == before
+    assert one(connection, "SELECT count(*) FROM sqlite_schema WHERE name = 'call'") == 0
+
+
+def test_a_migration_that_fails_leaves_nothing_and_says_why(
+    connection: sqlite3.Connection,
+) -> None:
+    connection.execute("PRAGMA max_page_count = 4")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        migrate(connection)
+    assert not connection.in_transaction
+    assert check_schema(connection) == 0
+    connection.execute("PRAGMA max_page_count = 1000000")
+    assert migrate(connection) == 0
+    assert check_schema(connection) == VERSION
+
+
+@pytest.mark.parametrize(
+    ("view", "columns"),
+    [
+        ("calls", CALLS),
+        ("conference_calls", CONFERENCE_CALLS),
+        ("quarantine", QUARANTINE),
+    ],
+)
+def test_a_view_has_the_columns_of_the_contract_in_their_order(
+    connection: sqlite3.Connection, view: str, columns: tuple[str, ...]
+) -> None:
+    migrate(connection)
+    found = connection.execute(f"SELECT * FROM {view}")
+    assert [column[0] for column in found.description] == list(columns)
+
+
+def test_every_table_is_strict(connection: sqlite3.Connection) -> None:
+    migrate(connection)
+    tables = connection.execute(
+        "SELECT name, strict FROM pragma_table_list"
+        " WHERE type = 'table' AND schema = 'main' AND name NOT LIKE 'sqlite_%'"
+    ).fetchall()
+    assert len(tables) == 5
+    assert all(strict for _, strict in tables)
+    with pytest.raises(sqlite3.IntegrityError, match="cannot store TEXT"):
+        connection.execute("INSERT INTO refused_login VALUES ('hq', 'yesterday')")
+
+
+def test_there_is_one_row_of_progress(connection: sqlite3.Connection) -> None:
+    migrate(connection)
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        connection.execute("INSERT INTO progress VALUES (2, 0, 0, x'00')")
+
+
+def test_a_conference_leg_has_one_row_for_each_portal_and_call_id(
+    connection: sqlite3.Connection,
+) -> None:
+    migrate(connection)
+    insert = "INSERT INTO conference_leg (portal, call_id) VALUES (?, ?)"
+    connection.executemany(insert, [("a", 1), ("a", 2), ("b", 1)])
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        connection.execute(insert, ("a", 1))
+
+
+def plan(connection: sqlite3.Connection, query: str) -> str:
+    return " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}"))
+
+
+def test_the_identity_is_looked_up_in_its_index(connection: sqlite3.Connection) -> None:
+    migrate(connection)
+    where = " AND ".join(f"{column} = 0" for column in IDENTITY)
+    text = plan(connection, f"SELECT 1 FROM call WHERE {where}")
+    assert "USING COVERING INDEX call_identity" in text
+    assert text.count("=?") == len(IDENTITY)
+
+
+def test_a_range_of_time_is_found_by_index_through_the_view(
+    connection: sqlite3.Connection,
+) -> None:
+    migrate(connection)
+    query = "SELECT * FROM calls WHERE started_at >= '2017' AND started_at < '2018'"
+    assert "SEARCH call USING INDEX call_started_at" in plan(connection, query)
+
+
+def test_rows_behind_a_seq_are_found_by_it_through_the_view(
+    connection: sqlite3.Connection,
+) -> None:
+    migrate(connection)
+    text = plan(connection, "SELECT * FROM calls WHERE seq > 7 ORDER BY seq LIMIT 10")
+    assert "USING INTEGER PRIMARY KEY" in text
+    assert "TEMP B-TREE" not in text
+
+
+def test_a_quarantine_id_is_never_given_twice(connection: sqlite3.Connection) -> None:
+    migrate(connection)
+    insert = "INSERT INTO quarantined_report VALUES (NULL, '', '', '', '', '', x'', 0)"
+    first = connection.execute(insert).lastrowid
+    connection.execute("DELETE FROM quarantined_report")
+    second = connection.execute(insert).lastrowid
+    assert first is not None
+    assert second == first + 1

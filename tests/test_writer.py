@@ -1,0 +1,313 @@
+"""What waits is committed at once, tried again when that fails, and told when it is stored."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from cdrd.batch import Batch, QuarantinedReport, Waiting
+from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
+from cdrd.record import CallRecord
+from cdrd.store import MIB, Store, open_reader
+from cdrd.stream import Totals
+from cdrd.writer import Writer
+
+SOON = 20.0
+"""Seconds within which anything here ends, unless it never does."""
+
+CALL = CallRecord(
+    pbx="hq",
+    call_id="1505352615.274",
+    cdr_id="",
+    started_at="2017-09-14T01:30:15Z",
+    started_local="2017-09-14 09:30:15",
+    utc_offset=480,
+    caller="1000",
+    callee="91000",
+    source_trunk="",
+    destination_trunk="Apple_test",
+    did_number="",
+    duration=29,
+    talk_duration=29,
+    agent_ring_time=-1,
+    status="ANSWERED",
+    call_type="Outbound",
+    pin_code="4711",
+    recording="",
+    pbx_serial="",
+    source="tcp",
+    received_at="2017-09-14T01:30:45.123Z",
+    raw="{}",
+)
+
+
+def call(number: int) -> CallRecord:
+    return CALL._replace(call_id=f"1505352615.{number}")
+
+
+@dataclass
+class Bench:
+    """A writer with a real store, and its log in a file."""
+
+    store: Store
+    log_path: Path
+    lines: LineWriter
+    waiting: Waiting
+    totals: Totals = field(default_factory=Totals)
+    made_room: int = 0
+
+    def writer(self, max_records: int = 1000, max_delay: float = 0.0) -> Writer:
+        return Writer(
+            self.store,
+            self.waiting,
+            self.totals,
+            log=make_logger(self.lines),
+            lines=self.lines,
+            max_records=max_records,
+            max_delay=max_delay,
+            room_made=self.room_made,
+        )
+
+    def room_made(self) -> None:
+        self.made_room += 1
+
+    def receive(self, *numbers: int) -> None:
+        for number in numbers:
+            self.waiting.arriving.add(call(number))
+
+    def stored(self) -> list[tuple[int, str]]:
+        reader = open_reader(self.store.path)
+        found = reader.execute("SELECT seq, call_id FROM calls ORDER BY seq").fetchall()
+        reader.close()
+        return found
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        assert self.lines.flush(SOON)
+        parsed = map(orjson.loads, self.log_path.read_bytes().splitlines())
+        return [event for event in parsed if event["event"] == name]
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    store = await Store.open(tmp_path / "cdr.sqlite3", "normal")
+    log_path = tmp_path / "log"
+    descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    bench = Bench(store, log_path, LineWriter(descriptor), Waiting(16 * MIB))
+    try:
+        yield bench
+    finally:
+        await store.close(0)
+        bench.lines.close(SOON)
+        os.close(descriptor)
+
+
+async def run_until_stopped(writer: Writer) -> None:
+    """Run a writer that is told to stop already: it commits all that waits, and returns."""
+    writer.stop()
+    await asyncio.wait_for(writer.run(), SOON)
+
+
+@contextlib.asynccontextmanager
+async def running(writer: Writer) -> AsyncIterator[None]:
+    task = asyncio.create_task(writer.run())
+    try:
+        yield
+    finally:
+        writer.stop()
+        await asyncio.wait_for(task, SOON)
+
+
+async def until_failing(bench: Bench, writer: Writer) -> None:
+    async with asyncio.timeout(SOON):
+        while not writer.failing:
+            await bench.store.run(lambda c: c.in_transaction)
+
+
+@pytest.mark.asyncio
+async def test_all_that_waits_is_taken_at_once(bench: Bench) -> None:
+    bench.receive(*range(250))
+    await run_until_stopped(bench.writer())
+    assert len(bench.stored()) == 250
+    assert bench.made_room == 1
+    assert len(bench.waiting) == 0
+    assert len({line["timestamp"] for line in bench.events("call_released")}) == 1
+
+
+@pytest.mark.asyncio
+async def test_more_than_max_records_becomes_several_commits_in_order(bench: Bench) -> None:
+    bench.receive(*range(25))
+    await run_until_stopped(bench.writer(max_records=10))
+    assert bench.stored() == [(number + 1, call(number).call_id) for number in range(25)]
+    assert bench.made_room == 3
+
+
+@pytest.mark.asyncio
+async def test_a_lone_record_is_committed_without_any_timer(bench: Bench) -> None:
+    made = asyncio.Event()
+    bench.room_made = made.set  # type: ignore[method-assign]
+    writer = bench.writer()
+    async with running(writer):
+        bench.receive(1)
+        writer.wake()
+        await asyncio.wait_for(made.wait(), SOON)
+        assert len(bench.stored()) == 1
+
+
+@pytest.mark.asyncio
+async def test_max_delay_gathers_what_comes_meanwhile(bench: Bench) -> None:
+    writer = bench.writer(max_records=3, max_delay=60)
+    async with running(writer):
+        for number in range(3):
+            bench.receive(number)
+            writer.wake()
+            await asyncio.sleep(0)
+            assert bench.made_room == 0
+        async with asyncio.timeout(SOON):
+            while not bench.made_room:
+                await bench.store.run(lambda c: c.total_changes)
+    assert len(bench.stored()) == 3
+    assert bench.made_room == 1
+
+
+@pytest.mark.asyncio
+async def test_a_stop_does_not_wait_for_max_delay(bench: Bench) -> None:
+    writer = bench.writer(max_delay=60)
+    async with running(writer):
+        bench.receive(1)
+        writer.wake()
+        await asyncio.sleep(0)
+    assert len(bench.stored()) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_full_house_does_not_wait_for_max_delay(bench: Bench) -> None:
+    # Reading is paused by then: nothing more can come, and waiting would only stop the intake.
+    bench.waiting = Waiting(1)
+    made = asyncio.Event()
+    bench.room_made = made.set  # type: ignore[method-assign]
+    writer = bench.writer(max_delay=60)
+    async with running(writer):
+        bench.receive(1)
+        assert bench.waiting.full
+        writer.wake()
+        await asyncio.wait_for(made.wait(), 2)
+
+
+@pytest.mark.asyncio
+async def test_what_was_received_is_accounted_for(bench: Bench) -> None:
+    bench.receive(1, 2, 1)
+    report = QuarantinedReport("now", "hq", "192.0.2.10:1", "tcp", "why", b"{", 1)
+    bench.waiting.arriving.add_quarantined(report)
+    await run_until_stopped(bench.writer())
+    totals = bench.totals
+    assert (totals.stored, totals.duplicate, totals.quarantined) == (2, 1, 1)
+    (told,) = bench.events("report_quarantined")
+    assert (told["id"], told["pbx"], told["reason"], told["size"]) == (1, "hq", "why", 1)
+
+
+@pytest.mark.asyncio
+async def test_a_commit_that_fails_is_tried_again_and_nothing_is_lost(bench: Bench) -> None:
+    await bench.store.run(lambda c: c.execute("PRAGMA busy_timeout = 10").fetchall())
+    other = sqlite3.connect(bench.store.path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    writer = bench.writer()
+    async with running(writer):
+        bench.receive(*range(30))
+        writer.wake()
+        await until_failing(bench, writer)
+        bench.receive(30)
+        writer.wake()
+        assert len(bench.waiting) == 31
+        assert bench.stored() == []
+        other.execute("ROLLBACK")
+        other.close()
+    assert [seq for seq, _ in bench.stored()] == list(range(1, 32))
+    assert bench.totals.stored == 31
+    assert not writer.failing
+    failed = bench.events("commit_failed")
+    assert "locked" in str(failed[0]["error"])
+    assert failed[0]["waiting"] == 30
+    assert len(bench.events("commit_recovered")) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_logged_call_is_a_stored_call(bench: Bench) -> None:
+    await bench.store.run(lambda c: c.execute("PRAGMA busy_timeout = 10").fetchall())
+    other = sqlite3.connect(bench.store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    writer = bench.writer(max_records=2)
+    async with running(writer):
+        bench.receive(1, 2, 1, 3)
+        writer.wake()
+        await until_failing(bench, writer)
+        assert bench.events("call_released") == []
+        other.execute("ROLLBACK")
+        other.close()
+    told = [(line["seq"], line["call_id"]) for line in bench.events("call_released")]
+    assert (
+        told == bench.stored() == [(1, call(1).call_id), (2, call(2).call_id), (3, call(3).call_id)]
+    )
+    assert bench.lines.logged_seq == 3
+
+
+@pytest.mark.asyncio
+async def test_a_batch_beside_the_received_ones_is_told_and_not_counted(bench: Bench) -> None:
+    committed = await bench.writer().commit_beside(Batch(records=[call(1)], mended=[call(1)]))
+    assert [seq for seq, _ in committed.stored] == [1]
+    assert [line["seq"] for line in bench.events("call_released")] == [1]
+    assert len(bench.events("report_mended")) == 1
+    assert bench.totals == Totals()
+
+
+@pytest.mark.asyncio
+async def test_room_is_told_only_when_half_of_the_bound_is_free(bench: Bench) -> None:
+    bench.receive(*range(100))
+    bench.waiting = Waiting(bench.waiting.arriving.size)
+    bench.receive(*range(100))
+    await run_until_stopped(bench.writer(max_records=10))
+    assert bench.made_room == 6
+
+
+@pytest.mark.asyncio
+async def test_a_record_after_a_long_silence_is_no_stalled_writer(bench: Bench) -> None:
+    writer = bench.writer()
+    writer.last_progress = time.monotonic() - 3600
+    assert writer.stalled_seconds == 0
+    bench.receive(1)
+    writer.wake()
+    assert writer.stalled_seconds < 60
+
+
+@pytest.mark.asyncio
+async def test_a_stop_commits_everything_although_nobody_reads_the_log(bench: Bench) -> None:
+    reading, writing = os.pipe()
+    lines, bench.lines = bench.lines, LineWriter(writing)
+    writer = bench.writer(max_records=1)
+    recording = "x" * (WAITING_LIMIT_BYTES // 2)
+    for number in range(4):
+        bench.waiting.arriving.add(call(number)._replace(recording=recording))
+    task = asyncio.create_task(writer.run())
+    writer.stop()
+    done, _ = await asyncio.wait([task], timeout=3)
+    stored = len(bench.stored())
+    drained = asyncio.create_task(asyncio.to_thread(drain, reading))
+    await task
+    await asyncio.to_thread(bench.lines.close, SOON)
+    os.close(writing)
+    await drained
+    os.close(reading)
+    bench.lines = lines
+    assert (len(done), stored) == (1, 4)
+
+
+def drain(descriptor: int) -> None:
+    while os.read(descriptor, MIB):
+        pass
