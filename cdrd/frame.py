@@ -369,10 +369,9 @@ class _Scan:
         """Go on to the closing quote; a position where the string is torn; None otherwise."""
         body = _STRING.match(buffer, self.position)
         assert body is not None
-        self.position = end = body.end()
+        end = body.end()
         ends_with_brace = end > body.start() and buffer[end - 1] == _OPEN
-        if end == len(buffer) and ends_with_brace:
-            self.position = end - 1  # kept for the look back when the next byte has come
+        self.position = end - ends_with_brace  # a brace is kept to look back at
         if end == len(buffer) or (buffer[end] == _BACKSLASH and end + 1 == len(buffer)):
             return None
         if buffer[end] != _QUOTE:

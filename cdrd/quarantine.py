@@ -99,14 +99,21 @@ def _decode(
 
 
 def _candidates(report: QuarantinedReport, senders: Sequence[Sender]) -> list[Sender]:
-    """Return the PBXs that a report may be from, as the configuration is now."""
-    names = {report.pbx, *report.pbx.split("/")}
-    if report.source != "tcp":
-        return [sender for sender in senders if sender.name in names]
+    """Return the PBXs that a report may be from, as the configuration is now.
+
+    Those that its connection stood for; and of those added since at its address, the ones that
+    are known by their serial.
+    """
+    names = {report.pbx}
+    if report.pbx not in {sender.name for sender in senders}:
+        names.update(report.pbx.split("/"))
+    named = [sender for sender in senders if sender.name in names]
     host, _, _ = report.peer.rpartition(":")
+    if not named or not host or report.source != "tcp":
+        return named
     address = host.strip("[]")
     return [
         sender
         for sender in senders
-        if sender.name in names or (address and sender.may_be_at(address))
+        if sender in named or (sender.serial and sender.may_be_at(address))
     ]

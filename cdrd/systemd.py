@@ -28,7 +28,7 @@ class Notifier:
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.settimeout(1.0)
+            sock.setblocking(False)
             try:
                 sock.sendto("\n".join(assignments).encode(), self._address)
             except OSError:

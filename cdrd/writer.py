@@ -48,7 +48,7 @@ class Writer:
         self._stopping = False
         self._wal_told = -MINUTE
         self._attempt_began: float | None = None
-        self._failing = False
+        self.failing = False
 
     def wake(self) -> None:
         """Tell the writer that something waits."""
@@ -133,7 +133,7 @@ class Writer:
                 committed = await self._store.commit(batch, self._lines.logged_seq)
             except sqlite3.Error as error:
                 self._attempt_began = None
-                self._failing = True
+                self.failing = True
                 self._log.error(
                     "commit_failed", error=str(error), waiting=len(self._waiting), retry_in=delay
                 )
@@ -141,8 +141,8 @@ class Writer:
                 delay = min(2 * delay, longest)
             else:
                 self._attempt_began = None
-                if self._failing:
-                    self._failing = False
+                if self.failing:
+                    self.failing = False
                     self._log.info("commit_recovered", waiting=len(self._waiting))
                 return committed
 

@@ -1,0 +1,59 @@
+# Everything runs in a virtual environment, .venv. On a bare Debian 12 what is missing is installed
+# first, and each installation is said; a second run installs nothing.
+
+# Debian builds its Python with profile-guided and link-time optimisation, which a Python built by
+# hand or by pyenv usually lacks; so Debian's is taken where it is 3.11 or later.
+PYTHON ?= $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	2>/dev/null && echo /usr/bin/python3 || echo python3)
+
+PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install
+
+# $(call debian,PACKAGE): install a package of Debian, or say who has to.
+debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing the Debian package $(1)" && apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(1); \
+	else \
+		echo "$(1) is missing: install it as root (apt-get install $(1))" >&2; false; \
+	fi
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint bench clean systemd
+
+demo: .venv/package
+	.venv/bin/cdrd demo
+
+test: .venv/development systemd
+	.venv/bin/python -m pytest
+
+lint: .venv/development
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: .venv/development
+	.venv/bin/python tests/bench/bench.py
+
+clean:
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/made:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(call debian,python3-venv); }
+	@echo "making the virtual environment .venv with $(PYTHON)"
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+.venv/package: .venv/made pyproject.toml
+	@echo "installing cdrd into .venv"
+	@$(PIP) --editable .
+	@touch $@
+
+.venv/development: .venv/made pyproject.toml
+	@echo "installing cdrd and what its tests and checks need into .venv"
+	@$(PIP) --editable '.[dev]'
+	@touch .venv/package $@
+
+# The tests check the units with systemd's own programs, and skip that where there are none.
+systemd:
+	@command -v systemd-analyze >/dev/null && command -v systemd-sysusers >/dev/null \
+		|| { $(call debian,systemd); } || echo "the units will not be checked"
