@@ -155,7 +155,7 @@ class Framer:
                 rest.append(frame)
             if self._scan is None and self._buffer.startswith(b"{", self._start):
                 self._scan = _Scan(self._start)
-            elif self._scan is not None and (inner := self._scan.completed_report()):
+            elif self._scan is not None and (inner := self._inner_report(self._scan)):
                 rest.append(self._break(inner, reason))
             else:
                 break
@@ -256,15 +256,21 @@ class Framer:
             self._pass_over_oversized(scan)
             return None
         if scan.torn:
-            inner = scan.completed_report()
-            return self._break(inner or end, scan.torn)
-        if self._passed or end - self._start > self._max:
+            return self._break(self._inner_report(scan) or end, scan.torn)
+        if self._is_oversized(scan):
             return self._break(end, f"longer than max_report_bytes = {self._max}")
         return self._parse(end)
 
+    def _is_oversized(self, scan: "_Scan") -> bool:
+        return self._passed > 0 or scan.position - self._start > self._max
+
+    def _inner_report(self, scan: "_Scan") -> int:
+        """Tell where within a torn frame a whole report began; 0 where none did."""
+        return 0 if self._is_oversized(scan) else scan.completed_report()
+
     def _pass_over_oversized(self, scan: "_Scan") -> None:
         """Drop what an oversized frame has shown so far, all but its head."""
-        if self._passed or scan.position - self._start > self._max:
+        if self._is_oversized(scan):
             self._keep_head(scan.position)
             self._passed += scan.position - self._start
             self._start = scan.position
