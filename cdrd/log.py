@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from cdrd.frame import KIB
 from cdrd.record import CallRecord
 from cdrd.store import MIB
 
@@ -29,6 +30,9 @@ Render = Callable[[list[dict[str, Any]]], bytes]
 
 WAITING_LIMIT_BYTES: Final = 8 * MIB
 """More than this is not rendered ahead of a reader of the log that does not read."""
+
+WRITE_BYTES: Final = 64 * KIB
+"""What is written at once: a slow reader is told from one that does not read at all."""
 
 CALL_RELEASED: Final = "call_released"
 
@@ -50,6 +54,7 @@ class LineWriter:
         self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
         self._waiting_bytes = 0
         self._waiting_entries = 0
+        self._written_bytes = 0
         self._released = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -83,21 +88,30 @@ class LineWriter:
             self._released = True
             self._changed.notify_all()
 
-    def flush(self, timeout: float) -> bool:
-        """Block until all is written, at most ``timeout`` seconds; tell whether it was."""
+    def flush(self, patience: float) -> bool:
+        """Block until all is written, or nothing has been for ``patience`` seconds; tell which."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._waiting_entries == 0, timeout)
+            while self._waiting_entries:
+                written = self._written_bytes
+                moved = self._changed.wait_for(
+                    lambda: not self._waiting_entries or self._written_bytes > written,  # noqa: B023
+                    patience,
+                )
+                if not moved:
+                    return False
+        return True
 
-    def close(self, timeout: float) -> None:
+    def close(self, patience: float) -> None:
         """Write what waits and end the thread; one that hangs in a write is left behind."""
         self._queue.put(None)
-        self._thread.join(timeout)
+        if self.flush(patience):
+            self._thread.join(patience)
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
             lines, last_seq = entry
             try:
-                _write_all(self._descriptor, lines)
+                self._write_all(lines)
             except OSError as error:
                 # The rows are stored; those that were not told are told on the next start.
                 self.failure = self.failure or str(error)
@@ -109,15 +123,19 @@ class LineWriter:
                 self._waiting_entries -= 1
                 self._changed.notify_all()
 
-
-def _write_all(descriptor: int, lines: bytes) -> None:
-    rest = memoryview(lines)
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:
-            # Somebody made our standard output non-blocking: a terminal is shared so.
-            select.select([], [descriptor], [])
+    def _write_all(self, lines: bytes) -> None:
+        rest = memoryview(lines)
+        while rest:
+            try:
+                written = os.write(self._descriptor, rest[:WRITE_BYTES])
+            except BlockingIOError:
+                # Somebody made our standard output non-blocking: a terminal is shared so.
+                select.select([], [self._descriptor], [])
+                continue
+            rest = rest[written:]
+            with self._changed:
+                self._written_bytes += written
+                self._changed.notify_all()
 
 
 class _Output:
