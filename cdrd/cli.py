@@ -60,9 +60,9 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; for anything a user did, one clear sentence and an exit status."""
-    parser = make_parser(sys.argv[1:] if argv is None else argv)
-    arguments = parser.parse_args(argv)
     try:
+        parser = make_parser(sys.argv[1:] if argv is None else argv)
+        arguments = parser.parse_args(argv)
         status: int = arguments.run(arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)

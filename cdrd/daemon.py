@@ -279,7 +279,11 @@ class Daemon:
                 case {"do": "drop", "ids": list() as ids}:
                     return {"dropped": await store.run(drop_quarantined, ids)}
                 case {"do": "remember_refusal", "pbx": str() as pbx}:
-                    await store.run(remember_refusal, pbx, time.time())
+                    now = time.time()
+                    for dialer in self._dialers:
+                        if dialer.pbx == pbx:
+                            dialer.refused_elsewhere(now)
+                    await store.run(remember_refusal, pbx, now)
                     return {}
         except sqlite3.Error as error:
             raise RequestRefused(f"the database: {error}") from error

@@ -95,6 +95,7 @@ class Dialer:
         guard: RefusalGuard,
         remember_refusal: Callable[[str, float], Awaitable[None]],
     ) -> None:
+        self.pbx = sender.name
         self._sender = sender
         self._address = address
         self._credentials = credentials
@@ -104,6 +105,10 @@ class Dialer:
         self._remember_refusal = remember_refusal
         self._back_off = BackOff()
         self.connected = False
+
+    def refused_elsewhere(self, now: float) -> None:
+        """Count a refusal that another program of ours met: it is the same account."""
+        self._guard.refused(now)
 
     async def run(self) -> None:
         """Hold the connection until cancelled."""

@@ -94,7 +94,6 @@ class _Connection(aiosqlite.Connection):
         execute: Callable[..., Awaitable[Result]] = self._execute
         return await execute(function, self._conn, *args, **kwargs)
 
-
     async def thread_ended(self) -> None:
         """Wait for the thread of a connection that could not be opened; it must not outlive us."""
         await asyncio.to_thread(self._thread.join)

@@ -152,7 +152,7 @@ def test_the_log_line_is_as_shown(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w+b") as file:
         lines = LineWriter(file.fileno())
         log_calls(make_logger(lines), lines, life_commit(tmp_path / "cdr.sqlite3").stored)
-        lines.close(timeout=10)
+        lines.close(10)
         file.seek(0)
         line = json.loads(file.read())
     assert list(line) == list(LINE)

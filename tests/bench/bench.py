@@ -62,7 +62,9 @@ class Daemon:
     def _port(self) -> int:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            found = re.search(r'"listener_opened","address":"127.0.0.1:(\d+)"', self.log.read_text())
+            found = re.search(
+                r'"listener_opened","address":"127.0.0.1:(\d+)"', self.log.read_text()
+            )
             if found and '"event":"ready"' in self.log.read_text():
                 return int(found[1])
             time.sleep(0.02)
@@ -108,7 +110,9 @@ def throughput(connections: int, count: int, options: list[str]) -> Run:
         target = f"127.0.0.1:{daemon.port}"
         command = [sys.executable, "-m", "cdrd", "simulate", "load", target]
         command += ["--count", str(count), "--connections", str(connections), *options]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as load:
             first = _wait_for_rows(reader, 1)
             last = _wait_for_rows(reader, count)
             load.wait()
@@ -159,7 +163,9 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 200])
     parser.add_argument("--no-latency", action="store_true")
     arguments, options = parser.parse_known_args()
-    table = Table("connections", "reports/s", "CPU s a million", "peak MiB", title="durable, logged")
+    table = Table(
+        "connections", "reports/s", "CPU s a million", "peak MiB", title="durable, logged"
+    )
     runs: dict[int, list[Run]] = {number: [] for number in arguments.connections}
     for _ in range(arguments.runs):
         for number, measured in runs.items():

@@ -1,0 +1,400 @@
+"""``cdrd check``: what a configuration means, and what is wrong with it or with the database.
+
+The rule that must stay true: nothing is changed by a look. What ``--connect`` adds is a login, and
+the memory of a refused one.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import grp
+import math
+import os
+import pwd
+import socket
+import sqlite3
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from cdrd.address import parse_address
+from cdrd.commands.arguments import add_config_argument
+from cdrd.config import Config, Events, Pbx, find_config, load_config, read_secret, unused_settings
+from cdrd.control import NoDaemon, RequestRefused, ask_daemon
+from cdrd.dial import CONNECT_SECONDS, LOGIN_SECONDS
+from cdrd.exits import EXIT_DONE, EXIT_FAILED
+from cdrd.login import MAX_ANSWER_BYTES, LoginAnswer, RefusalGuard, Verdict, login_block
+from cdrd.schema import VERSION, NotOurDatabase, check_schema
+from cdrd.store import (
+    Store,
+    StoreUnusable,
+    open_reader,
+    read_refusals,
+    remember_refusal,
+    wal_reset_bug,
+)
+
+LABEL_WIDTH: Final = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``-c``, and whether to reach out to the PBXs."""
+    add_config_argument(parser)
+    parser.add_argument(
+        "--connect", action="store_true", help="also log in to each PBX that is dialled"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show what is in force, look at all that it names, and list what is to be mended."""
+    path = find_config(arguments.config, os.environ)
+    config = load_config(path)
+    database = Path(config.database.path)
+    _show_settings(path, config)
+    faults = [*_check_database(database), *_check_pbxs(config, path)]
+    if arguments.connect:
+        faults += _connect_to_each(config, path)
+    return _conclude(faults)
+
+
+def _conclude(faults: list[str]) -> int:
+    if not faults:
+        print("\nnothing to mend", flush=True)
+        return EXIT_DONE
+    print(f"\n{len(faults)} {'thing' if len(faults) == 1 else 'things'} to mend:")
+    for fault in faults:
+        print(f"  {fault}")
+    sys.stdout.flush()
+    return EXIT_FAILED
+
+
+def _say(label: str, text: object) -> None:
+    print(f"  {label:<{LABEL_WIDTH}}  {text}")
+
+
+# The settings
+
+
+def _show_settings(path: Path, config: Config) -> None:
+    """Print every setting in force, as TOML; of a secret it holds the file's name alone."""
+    print(f"configuration {path}")
+    for heading, settings in _tables(config.model_dump()):
+        print(f"\n{heading}")
+        width = max(map(len, settings))
+        for key, value in settings.items():
+            print(f"{key:<{width}} = {orjson.dumps(value).decode()}")
+    for setting in unused_settings(config):
+        print(f"\n{setting} is set: this version does nothing with it yet")
+
+
+def _tables(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name each table with its own settings, those within it after it."""
+    for name, table in config.items():
+        if isinstance(table, dict):
+            yield f"[{name}]", table
+            continue
+        for entry in table:
+            within = {key: value for key, value in entry.items() if isinstance(value, dict)}
+            own = {key: value for key, value in entry.items() if key not in within}
+            yield f"[[{name}]]", {key: value for key, value in own.items() if value is not None}
+            yield from ((f"[{name}.{key}]", value) for key, value in within.items())
+
+
+# The database
+
+
+def _check_database(database: Path) -> list[str]:
+    """Say what can be said of the database; return what is wrong with it."""
+    print(f"\ndatabase {database}")
+    _say("SQLite", _sqlite_version())
+    try:
+        database.stat()
+    except FileNotFoundError:
+        _say("file", _advice_on_a_missing(database))
+        return []
+    except OSError as error:
+        return [f"{database}: {error.strerror}: run cdrd check as a member of its group"]
+    _say("daemon", _daemon_state(database))
+    faults = _check_files(database)
+    if _lacks_shm(database):
+        # Opening it would make that file anew, as ours: a look changes nothing.
+        faults.append(
+            f"{database}-shm: is missing beside the -wal, and who may not write there cannot"
+            " read: start cdrd serve, which makes it anew"
+        )
+        return faults
+    return faults + _check_contents(database)
+
+
+def _sqlite_version() -> str:
+    if wal_reset_bug(sqlite3.sqlite_version_info):
+        return (
+            f"{sqlite3.sqlite_version}; before 3.51.3 two writers at one instant can corrupt the"
+            " WAL: let no other program write the database, and readers open mode=ro"
+        )
+    return sqlite3.sqlite_version
+
+
+def _advice_on_a_missing(database: Path) -> str:
+    advice = "not there yet; cdrd serve makes it at its first start"
+    if not database.parent.is_dir():
+        advice += f", in {database.parent}, which is to be created before (or by systemd)"
+    return advice
+
+
+def _daemon_state(database: Path) -> str:
+    """Tell by the lock of the one writer, held for an instant, whether a daemon runs."""
+    try:
+        lock = os.open(f"{database.resolve()}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return "not running"
+    except OSError as error:
+        return f"not known: {error.filename}: {error.strerror}"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return "running: the database is being written"
+    finally:
+        os.close(lock)
+    return "not running"
+
+
+def _files(database: Path) -> list[Path]:
+    """Return the database's files, the database first; SQLite keeps two beside it."""
+    resolved = database.resolve()
+    return [Path(f"{resolved}{ending}") for ending in ("", "-wal", "-shm")]
+
+
+def _lacks_shm(database: Path) -> bool:
+    _, wal, shm = _files(database)
+    return wal.exists() and not shm.exists()
+
+
+def _check_files(database: Path) -> list[str]:
+    """Show who may do what with the database's files; its group has to be able to read."""
+    faults = []
+    for file in _files(database):
+        try:
+            status = file.stat()
+        except OSError:
+            # Told apart: a missing -shm is a fault, and no -wal is none.
+            _say("file", f"{file} is not there")
+            continue
+        owner = f"{_user(status.st_uid)}:{_group(status.st_gid)}"
+        _say("file", f"{stat.filemode(status.st_mode)} {owner} {status.st_size:,} bytes {file}")
+        if not status.st_mode & stat.S_IRGRP:
+            faults.append(f"{file}: its group cannot read it: chmod g+r {file}")
+    return faults
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
+def _check_contents(database: Path) -> list[str]:
+    try:
+        with contextlib.closing(open_reader(database)) as reader:
+            _show_contents(reader)
+    except (sqlite3.Error, NotOurDatabase) as error:
+        return [f"{database}: {error}"]
+    return []
+
+
+def _show_contents(reader: sqlite3.Connection) -> None:
+    version = check_schema(reader)
+    (journal_mode,) = reader.execute("PRAGMA journal_mode").fetchone()
+    _say("journal mode", journal_mode)
+    if not version:
+        _say("schema", "none, the file is empty: cdrd serve makes the tables")
+        return
+    is_older = version < VERSION
+    advice = f"; cdrd serve will bring it to {VERSION} at its start" if is_older else ""
+    _say("schema", f"version {version}{advice}")
+    # Counting the rows would read the whole of a large table.
+    (calls,) = reader.execute("SELECT ifnull(max(seq), 0) FROM calls").fetchone()
+    _say("calls", f"{calls:,} (by the highest seq)")
+    (kept,) = reader.execute("SELECT count(*) FROM quarantine").fetchone()
+    _say("quarantine", f"{kept:,}; cdrd quarantine list tells why" if kept else "empty")
+
+
+# The PBXs
+
+
+def _check_pbxs(config: Config, path: Path) -> list[str]:
+    """Say how each PBX is reached; return what keeps its reports from coming."""
+    print("\nPBXs")
+    if not config.pbx:
+        print("  no [[pbx]] is configured: every peer will be refused")
+    return [fault for pbx in config.pbx for fault in _check_pbx(pbx, config, path)]
+
+
+def _check_pbx(pbx: Pbx, config: Config, path: Path) -> Iterator[str]:
+    ways = []
+    if pbx.peers:
+        listening = ", ".join(config.tcp.listen) or "no address"
+        ways.append(f"may connect from {', '.join(pbx.peers)} to {listening}")
+        if not config.tcp.listen and pbx.events is None:
+            yield f"{pbx.name}: nothing listens for its peers: name an address in tcp.listen"
+    if pbx.events is not None:
+        ways.append(f"is dialled at {pbx.events.address} as {pbx.events.username}")
+        try:
+            _read_password(pbx.events, path)
+        except (OSError, ValueError) as error:
+            yield f"{pbx.name}: {error}"
+    if not ways:
+        yield f"{pbx.name}: no report of it can come: give it peers or [pbx.events]"
+    _say(pbx.name, "; ".join(ways) or "is not reached in any way")
+
+
+def _read_password(events: Events, path: Path) -> str:
+    """Read a PBX's password. Raises OSError and ValueError that say what to do."""
+    name = events.password_file
+    try:
+        password = read_secret(name, path)
+    except OSError as error:
+        raise OSError(
+            f"password_file {name!r} cannot be read: {error.strerror}: make the file, beside the"
+            " configuration where no path is given, or run cdrd check as the daemon's user"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"password_file {name!r} is no text in UTF-8: write it anew") from error
+    if not password:
+        raise ValueError(f"password_file {name!r} is empty: write the password into it")
+    return password
+
+
+# Logging in
+
+
+class LoginFailed(Exception):
+    """A PBX could not be logged in to, or must not be now; the text says what to do."""
+
+
+def _connect_to_each(config: Config, path: Path) -> list[str]:
+    """Log in to each PBX that is dialled, one by one; return what went wrong."""
+    print("\nlogins")
+    dialled = [(pbx.name, pbx.events) for pbx in config.pbx if pbx.events is not None]
+    if not dialled:
+        print("  no PBX is dialled")
+    faults = []
+    for name, events in dialled:
+        try:
+            outcome = _log_in(name, events, config, path)
+        except LoginFailed as error:
+            outcome = str(error)
+            faults.append(f"{name}: {outcome}")
+        _say(name, outcome)
+        sys.stdout.flush()  # the next may take its time
+    return faults
+
+
+def _log_in(name: str, events: Events, config: Config, path: Path) -> str:
+    """Log in to a PBX and say what happened. Raises LoginFailed."""
+    database = Path(config.database.path)
+    _hold_back(name, _refusals(database, name))
+    try:
+        password = _read_password(events, path)
+    except (OSError, ValueError):
+        return "not tried without a password"
+    try:
+        verdict = _exchange(events, password)
+    except (OSError, ValueError) as error:
+        raise LoginFailed(
+            f"{events.address} cannot be reached: {error}: check the address, and whether the"
+            " PBX's API is switched on and allows ours"
+        ) from error
+    if verdict is Verdict.REFUSED:
+        _remember(database, config.database.durability, name)
+        raise LoginFailed(
+            f"{events.address} refused the login: check username and password_file; the PBX locks"
+            " the account at the fifth refusal"
+        )
+    if verdict is Verdict.UNDECIDED:
+        return f"connected; no answer in {LOGIN_SECONDS:g} s, which cdrd serve takes for a yes"
+    return "logged in"
+
+
+def _refusals(database: Path, name: str) -> list[float]:
+    """Return when a PBX refused earlier logins. Raises LoginFailed: unknown, there may be four."""
+    if not database.exists():
+        return []
+    try:
+        with contextlib.closing(open_reader(database)) as reader:
+            return read_refusals(reader, name) if check_schema(reader) else []
+    except (sqlite3.Error, NotOurDatabase) as error:
+        raise LoginFailed(f"not tried: earlier refusals cannot be read: {error}") from error
+
+
+def _hold_back(name: str, refused_at: list[float]) -> None:
+    """Raise LoginFailed while another refusal might lock the account."""
+    now = time.time()
+    wait = RefusalGuard(refused_at).wait(now)
+    if wait > 0:
+        at = time.strftime("%H:%M:%S", time.localtime(now + math.ceil(wait)))
+        raise LoginFailed(
+            f"not tried, since {name} has refused 4 logins in the last 10 minutes and locks the"
+            f" account at the fifth: mend username or password_file and try again at {at}"
+        )
+
+
+def _exchange(events: Events, password: str) -> Verdict:
+    """Send the login and read the answer. Raises OSError, and ValueError for no host name."""
+    with socket.create_connection(parse_address(events.address), CONNECT_SECONDS) as sock:
+        sock.sendall(login_block(events.username, password))
+        return _read_verdict(sock, time.monotonic() + LOGIN_SECONDS)
+
+
+def _read_verdict(sock: socket.socket, deadline: float) -> Verdict:
+    """Read until the PBX has said something; undecided at the deadline (monotonic seconds)."""
+    answer = LoginAnswer()
+    while (left := deadline - time.monotonic()) > 0:
+        sock.settimeout(left)
+        try:
+            chunk = sock.recv(MAX_ANSWER_BYTES)
+        except TimeoutError:
+            break
+        except ConnectionError:
+            chunk = b""
+        # An end before an answer may have been a refusal.
+        verdict = answer.receive(chunk) if chunk else Verdict.REFUSED
+        if verdict is not Verdict.UNDECIDED:
+            return verdict
+    return Verdict.UNDECIDED
+
+
+def _remember(database: Path, durability: str, name: str) -> None:
+    """Remember a refusal where the daemon will look for it, once there is a database."""
+    if not database.exists():
+        return
+    try:
+        try:
+            ask_daemon(database, {"do": "remember_refusal", "pbx": name})
+        except NoDaemon:
+            asyncio.run(_remember_here(database, durability, name))
+    except (RequestRefused, StoreUnusable, sqlite3.Error) as error:
+        print(f"cdrd check: the refusal could not be remembered: {error}", file=sys.stderr)
+
+
+async def _remember_here(database: Path, durability: str, name: str) -> None:
+    """Remember a refusal as the only writer."""
+    store = await Store.open(database, durability)
+    try:
+        await store.run(remember_refusal, name, time.time())
+    finally:
+        await store.close(0)

@@ -1,0 +1,360 @@
+"""``cdrd check``: what is in force, what is wrong, and a look that changes nothing."""
+
+import asyncio
+import contextlib
+import io
+import socket
+import sqlite3
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from cdrd.address import format_address
+from cdrd.cli import main
+from cdrd.commands import check as check_module
+from cdrd.config import load_config
+from cdrd.simulate.pbx import SimulatedPBX
+from cdrd.simulate.reports import new_cdr
+from cdrd.store import wal_reset_bug
+from tests.running import HQ, RunningDaemon, rows, send, write_config
+
+REFUSALS = "SELECT pbx FROM refused_login"
+BAD = b'{"action":"NewCdr","callid":"1571897930.9","timestart":"yesterday"}\n'
+
+
+def check(*arguments: str | Path) -> tuple[int, str]:
+    """Run the command; return its exit status and all that it said."""
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+        status = main(["check", *map(str, arguments)])
+    return status, said.getvalue()
+
+
+def faults(said: str) -> list[str]:
+    """Return what is to be mended, and hold the number that was told to it."""
+    _, told, listed = said.partition(" to mend:\n")
+    found = [line.strip() for line in listed.splitlines()]
+    assert bool(told) == ("nothing to mend" not in said)
+    if told:
+        things = "thing" if len(found) == 1 else "things"
+        assert f"\n{len(found)} {things} to mend:" in said
+    return found
+
+
+def filled(directory: Path, *streams: bytes) -> Path:
+    """Let a daemon store what is sent to it, and return the database that it leaves."""
+    with RunningDaemon(directory) as daemon:
+        daemon.wait_for("ready")
+        for stream in streams:
+            send(daemon.port, stream)
+        assert daemon.stop()[0] == 0
+    return daemon.database
+
+
+def calls(number: int) -> bytes:
+    return b"".join(new_cdr(call, started=1571897930) + b"\n" for call in range(number))
+
+
+def dialled(directory: Path, address: str, password: str = "api") -> Path:
+    """Write a configuration with a PBX that is dialled, and its password's file."""
+    (directory / "lab.password").write_text(f"{password}\n")
+    return write_config(
+        directory,
+        '[[pbx]]\nname = "lab"\n[pbx.events]\nkind = "tcp"\nusername = "api"\n'
+        f'password_file = "lab.password"\naddress = "{address}"\n',
+    )
+
+
+@contextlib.contextmanager
+def silent_listener(*, listening: bool = True) -> Iterator[str]:
+    """Own an address where nothing answers, or at which nothing listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        if listening:
+            sock.listen()
+        yield format_address(*sock.getsockname())
+
+
+def log_in(directory: Path, password: str, times: int = 1) -> tuple[list[tuple[int, str]], int]:
+    """Check with --connect beside a simulated PBX; return what was said, and its refusals."""
+
+    async def run() -> tuple[list[tuple[int, str]], int]:
+        pbx = SimulatedPBX()
+        await pbx.start()
+        config = dialled(directory, format_address(*pbx.address), password)
+        said = [await asyncio.to_thread(check, "-c", config, "--connect") for _ in range(times)]
+        await pbx.close()
+        assert pbx.logins + pbx.refusals <= times
+        return said, pbx.refusals
+
+    return asyncio.run(run())
+
+
+# The settings
+
+
+def test_what_is_in_force_is_shown_as_toml_that_says_the_same(tmp_path: Path) -> None:
+    config = dialled(tmp_path, "192.0.2.10:8333")
+    config.write_text(config.read_text() + HQ)
+    _, said = check("-c", config)
+    first, _, listing = said.partition("\n")
+    assert first == f"configuration {config}"
+    shown = tomllib.loads(listing.partition("\ndatabase /")[0])
+    for pbx in shown["pbx"]:
+        pbx.setdefault("events", None)
+        pbx.setdefault("history", None)
+    assert shown | {"portal": []} == load_config(config).model_dump()
+
+
+def test_a_secret_is_shown_by_its_files_name_alone(tmp_path: Path) -> None:
+    status, said = check("-c", dialled(tmp_path, "192.0.2.10:8333", "not-to-be-seen"))
+    assert status == 0
+    assert '"lab.password"' in said
+    assert "not-to-be-seen" not in said
+
+
+def test_a_configuration_that_cannot_be_used_ends_with_exit_78(tmp_path: Path) -> None:
+    for tables in ("[tpc]\n", "tcp.listen = 5", "["):
+        status, said = check("-c", write_config(tmp_path, tables))
+        assert (status, "config.toml: " in said) == (78, True)
+    assert check("-c", tmp_path / "none.toml")[0] == 78
+
+
+def test_settings_that_this_version_does_nothing_with_are_named(tmp_path: Path) -> None:
+    tables = 'database.max_age_days = 7\nmetrics.listen = "127.0.0.1:9861"\n' + HQ
+    status, said = check("-c", write_config(tmp_path, tables))
+    assert status == 0
+    for setting in ("database.max_age_days", "metrics.listen"):
+        assert f"{setting} is set: this version does nothing with it yet" in said
+
+
+# The database
+
+
+def test_a_sound_database_is_described_and_has_nothing_to_mend(tmp_path: Path) -> None:
+    database = filled(tmp_path, calls(1234), BAD)
+    status, said = check("-c", tmp_path / "config.toml")
+    assert (status, faults(said)) == (0, []), said
+    told = [line.split(None, 1) for line in said.partition("\ndatabase ")[2].splitlines()]
+    words = [" ".join(line) for line in told]
+    for line in ("schema version 1", "journal mode", "calls 1,234 (by", "quarantine 1; cdrd"):
+        assert any(" ".join(word.split()).startswith(line) for word in words), said
+    for ending in ("", "-wal", "-shm"):
+        assert any("-rw-r-----" in word and word.endswith(f"{database}{ending}") for word in words)
+    assert "not running" in said
+
+
+def test_a_database_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    status, said = check("-c", config)
+    assert (status, faults(said)) == (0, [])
+    assert "not there yet; cdrd serve makes it" in said
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_a_look_changes_nothing_beside_the_database(tmp_path: Path) -> None:
+    database = filled(tmp_path, calls(1))
+    Path(f"{database}.lock").unlink()
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()}
+    assert check("-c", tmp_path / "config.toml")[0] == 0
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.iterdir()}
+    shm = Path(f"{database}-shm")  # where SQLite notes who reads up to where
+    assert before.pop(shm)
+    assert after.pop(shm)
+    assert before == after
+
+
+def test_a_running_daemon_is_told(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path) as daemon:
+        daemon.wait_for("ready")
+        status, said = check("-c", daemon.config)
+        assert (status, faults(said)) == (0, [])
+        assert "running: the database is being written" in said
+        assert daemon.stop()[0] == 0
+
+
+def test_what_is_no_database_of_ours_is_to_be_mended(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    database = tmp_path / "cdr.sqlite3"
+    with contextlib.closing(sqlite3.connect(database)) as theirs:
+        theirs.execute("CREATE TABLE theirs (a)")
+    for sentence in ("another program's database", "not a database"):
+        status, said = check("-c", config)
+        (fault,) = faults(said)
+        assert status == 1
+        assert fault.startswith(f"{database}: ")
+        assert sentence in fault
+        database.write_text("neither SQLite nor a database, and more than a hundred bytes" * 2)
+
+
+def test_an_empty_file_is_told_to_become_a_database(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / "cdr.sqlite3").touch(0o640)
+    status, said = check("-c", config)
+    assert (status, faults(said)) == (0, [])
+    assert "the file is empty: cdrd serve makes the tables" in said
+
+
+def test_files_that_the_group_cannot_read_are_to_be_mended(tmp_path: Path) -> None:
+    database = filled(tmp_path, calls(1))
+    for ending in ("", "-shm"):
+        Path(f"{database}{ending}").chmod(0o600)
+    status, said = check("-c", tmp_path / "config.toml")
+    assert status == 1
+    assert [fault.partition(": chmod ")[2] for fault in faults(said)] == [
+        f"g+r {database}",
+        f"g+r {database}-shm",
+    ]
+
+
+def test_a_wal_without_its_shm_is_to_be_mended_and_not_made_by_the_look(tmp_path: Path) -> None:
+    database = filled(tmp_path, calls(1))
+    Path(f"{database}-shm").unlink()
+    status, said = check("-c", tmp_path / "config.toml")
+    (fault,) = faults(said)
+    assert (status, fault.split(":")[0]) == (1, f"{database}-shm")
+    assert "start cdrd serve" in fault
+    assert not Path(f"{database}-shm").exists()
+
+
+def test_a_sqlite_that_can_corrupt_a_wal_is_told(tmp_path: Path) -> None:
+    _, said = check("-c", write_config(tmp_path))
+    assert sqlite3.sqlite_version in said
+    assert ("can corrupt the WAL" in said) == wal_reset_bug(sqlite3.sqlite_version_info)
+
+
+# The PBXs
+
+
+def test_each_pbx_is_told_with_the_way_it_is_reached(tmp_path: Path) -> None:
+    config = dialled(tmp_path, "192.0.2.10:8333")
+    config.write_text(config.read_text() + HQ)
+    status, said = check("-c", config)
+    assert status == 0
+    told = [" ".join(line.split()) for line in said.partition("\nPBXs\n")[2].splitlines()]
+    assert told[:2] == [
+        "lab is dialled at 192.0.2.10:8333 as api",
+        "hq may connect from 127.0.0.1 to 127.0.0.1:0",
+    ]
+
+
+def test_no_pbx_at_all_is_told(tmp_path: Path) -> None:
+    status, said = check("-c", write_config(tmp_path, ""))
+    assert status == 0
+    assert "no [[pbx]] is configured: every peer will be refused" in said
+
+
+def test_a_pbx_whose_reports_cannot_come_is_to_be_mended(tmp_path: Path) -> None:
+    config = write_config(tmp_path, HQ + '[[pbx]]\nname = "lab"\n', listen=())
+    status, said = check("-c", config)
+    assert status == 1
+    assert faults(said) == [
+        "hq: nothing listens for its peers: name an address in tcp.listen",
+        "lab: no report of it can come: give it peers or [pbx.events]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("password", "sentence"),
+    [
+        (None, "'lab.password' cannot be read: No such file or directory"),
+        (b"", "'lab.password' is empty"),
+        (b"one\ntwo\n", "lab.password: a secret is one line"),
+        (b"\xff\xfe", "'lab.password' is no text in UTF-8"),
+    ],
+    ids=["missing", "empty", "two lines", "no text"],
+)
+def test_a_password_that_cannot_be_read_is_to_be_mended_and_not_tried(
+    password: bytes | None, sentence: str, tmp_path: Path
+) -> None:
+    config = dialled(tmp_path, "192.0.2.10:8333")
+    if password is None:
+        (tmp_path / "lab.password").unlink()
+    else:
+        (tmp_path / "lab.password").write_bytes(password)
+    for arguments in ((), ("--connect",)):
+        status, said = check("-c", config, *arguments)
+        (fault,) = faults(said)
+        assert (status, fault.split(":")[0]) == (1, "lab")
+        assert sentence in fault
+    assert "not tried without a password" in said
+
+
+# Logging in
+
+
+def test_an_accepted_login_is_nothing_to_mend(tmp_path: Path) -> None:
+    [(status, said)], refusals = log_in(tmp_path, "api")
+    assert (status, faults(said), refusals) == (0, [], 0)
+    assert "logged in" in said
+
+
+def test_no_login_is_tried_unless_it_is_asked_for(tmp_path: Path) -> None:
+    with silent_listener(listening=False) as address:
+        status, said = check("-c", dialled(tmp_path, address))
+    assert (status, faults(said)) == (0, [])
+    assert "logins" not in said
+
+
+def test_a_refused_login_is_to_be_mended_and_without_a_database_not_remembered(
+    tmp_path: Path,
+) -> None:
+    [(status, said)], refusals = log_in(tmp_path, "wrong")
+    (fault,) = faults(said)
+    assert (status, refusals) == (1, 1)
+    assert "refused the login: check username and password_file" in fault
+    assert not (tmp_path / "cdr.sqlite3").exists()
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a daemon", "without a daemon"])
+def test_a_password_is_never_refused_a_fifth_time_in_ten_minutes(
+    tmp_path: Path, *, beside: bool
+) -> None:
+    database = filled(tmp_path)
+    with RunningDaemon(tmp_path) if beside else contextlib.nullcontext() as daemon:
+        if daemon is not None:
+            daemon.wait_for("ready")
+        said, refusals = log_in(tmp_path, "wrong", times=6)
+    assert [status for status, _ in said] == [1] * 6
+    assert refusals == 4
+    assert [row["pbx"] for row in rows(database, REFUSALS)] == ["lab"] * 4
+    (fault,) = faults(said[-1][1])
+    assert "not tried, since lab has refused 4 logins" in fault
+    assert "try again at " in fault
+
+
+def test_a_pbx_that_cannot_be_reached_is_to_be_mended(tmp_path: Path) -> None:
+    with silent_listener(listening=False) as address:
+        status, said = check("-c", dialled(tmp_path, address), "--connect")
+    (fault,) = faults(said)
+    assert status == 1
+    assert f"{address} cannot be reached: " in fault
+    assert "Connection refused" in fault
+
+
+def test_a_pbx_that_does_not_answer_is_told_and_taken_for_a_yes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_module, "LOGIN_SECONDS", 0.05)
+    with silent_listener() as address:
+        status, said = check("-c", dialled(tmp_path, address), "--connect")
+    assert (status, faults(said)) == (0, [])
+    assert "connected; no answer in 0.05 s" in said
+
+
+def test_what_is_to_be_mended_is_listed_at_the_end_all_of_it(tmp_path: Path) -> None:
+    database = filled(tmp_path, calls(1))
+    database.chmod(0o600)
+    with silent_listener(listening=False) as address:
+        status, said = check("-c", dialled(tmp_path, address), "--connect")
+    assert status == 1
+    assert "2 things to mend:" in said
+    assert [fault.split(":")[0] for fault in faults(said)] == [str(database), "lab"]
+
+
+def test_a_name_with_quotes_is_shown_as_toml_too(tmp_path: Path) -> None:
+    name = orjson.dumps('the "old" one').decode()
+    _, said = check("-c", write_config(tmp_path, f'[[pbx]]\nname = {name}\npeers = ["::1"]\n'))
+    assert f"name     = {name}" in said
