@@ -255,6 +255,9 @@ def _lock(path: Path) -> int:
         raise StoreUnusable(
             f"{path}: {error.strerror}: create its directory, or name another path in [database]"
         ) from error
+    if os.geteuid() == 0 and path.exists():
+        owner = path.stat()  # a command that root runs must not shut the daemon out
+        os.fchown(lock, owner.st_uid, owner.st_gid)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

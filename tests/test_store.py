@@ -468,8 +468,8 @@ async def test_refused_logins_are_remembered_for_each_pbx_and_forgotten_after_an
     await store.run(remember_refusal, "hq", 1000.5)
     await store.run(remember_refusal, "branch", 1001)
     assert await store.run(read_refusals, "hq") == [1001]  # never early
-    await store.run(remember_refusal, "hq", 4601)
-    assert await store.run(read_refusals, "hq") == [4601]
+    await store.run(remember_refusal, "hq", 4602)
+    assert await store.run(read_refusals, "hq") == [4602]
 
 
 @pytest.mark.asyncio

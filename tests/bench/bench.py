@@ -182,7 +182,8 @@ def main() -> None:
     if not arguments.no_latency:
         median, high = latency(100, 10)
         console.print(
-            f"send to visible row at 100 a second: median {median:.2f} ms, 99th percentile {high:.2f} ms"
+            f"send to visible row at 100 a second: median {median:.2f} ms,"
+            f" 99th percentile {high:.2f} ms"
         )
 
 
