@@ -20,7 +20,7 @@ from cdrd.log import (
     number_rule,
     under_journald,
 )
-from cdrd.record import CallRecord
+from tests import example
 
 SOON = 20.0
 KEYS = (
@@ -29,28 +29,10 @@ KEYS = (
 )
 KEY = b"k" * 32
 
-CALL = CallRecord(
-    pbx="hq",
-    call_id="1505352615.274",
-    cdr_id="",
-    started_at="2017-09-14T01:30:15Z",
-    started_local="2017-09-14 09:30:15",
-    utc_offset=480,
-    caller="1000",
+CALL = example.CALL._replace(
     callee="4930123456",
-    source_trunk="",
-    destination_trunk="Apple_test",
-    did_number="",
-    duration=29,
-    talk_duration=-1,
-    agent_ring_time=-1,
-    status="ANSWERED",
-    call_type="Outbound",
     pin_code="4711-PIN",
     recording="20170914093038-1505352615.274-1000-4930123456-Outbound.wav",
-    pbx_serial="",
-    source="tcp",
-    received_at="2017-09-14T01:30:45.123Z",
     raw='{"pincode": "4711-PIN"}',
 )
 

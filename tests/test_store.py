@@ -32,6 +32,7 @@ from cdrd.store import (
     remember_refusal,
     wal_reset_bug,
 )
+from tests.example import CALL, call
 
 IDENTITY = (
     "pbx",
@@ -46,35 +47,6 @@ IDENTITY = (
 )
 NOBODY = 65534
 READERS = 64321
-
-CALL = CallRecord(
-    pbx="hq",
-    call_id="1505352615.274",
-    cdr_id="",
-    started_at="2017-09-14T01:30:15Z",
-    started_local="2017-09-14 09:30:15",
-    utc_offset=480,
-    caller="1000",
-    callee="91000",
-    source_trunk="",
-    destination_trunk="Apple_test",
-    did_number="",
-    duration=29,
-    talk_duration=-1,
-    agent_ring_time=-1,
-    status="ANSWERED",
-    call_type="Outbound",
-    pin_code="",
-    recording="",
-    pbx_serial="",
-    source="tcp",
-    received_at="2017-09-14T01:30:45.123Z",
-    raw="{}",
-)
-
-
-def call(number: int) -> CallRecord:
-    return CALL._replace(call_id=f"1505352615.{number}")
 
 
 def changed(field: str, value: object) -> CallRecord:
@@ -285,7 +257,13 @@ async def test_a_row_reads_back_as_the_record_that_was_stored(store: Store) -> N
 @pytest.mark.asyncio
 async def test_what_is_absent_is_null_in_the_view(store: Store) -> None:
     bare = CALL._replace(
-        caller="", callee="", destination_trunk="", duration=-1, status="", call_type=""
+        caller="",
+        callee="",
+        destination_trunk="",
+        duration=-1,
+        status="",
+        call_type="",
+        pin_code="",
     )
     await store.commit(batch_of([bare]), 0)
     (row,) = rows(store.path, "SELECT * FROM calls")

@@ -14,42 +14,13 @@ import pytest_asyncio
 
 from cdrd.batch import Batch, QuarantinedReport, Waiting
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
-from cdrd.record import CallRecord
 from cdrd.store import MIB, Store, open_reader
 from cdrd.stream import Totals
 from cdrd.writer import Writer
+from tests.example import call
 
 SOON = 20.0
 """Seconds within which anything here ends, unless it never does."""
-
-CALL = CallRecord(
-    pbx="hq",
-    call_id="1505352615.274",
-    cdr_id="",
-    started_at="2017-09-14T01:30:15Z",
-    started_local="2017-09-14 09:30:15",
-    utc_offset=480,
-    caller="1000",
-    callee="91000",
-    source_trunk="",
-    destination_trunk="Apple_test",
-    did_number="",
-    duration=29,
-    talk_duration=29,
-    agent_ring_time=-1,
-    status="ANSWERED",
-    call_type="Outbound",
-    pin_code="4711",
-    recording="",
-    pbx_serial="",
-    source="tcp",
-    received_at="2017-09-14T01:30:45.123Z",
-    raw="{}",
-)
-
-
-def call(number: int) -> CallRecord:
-    return CALL._replace(call_id=f"1505352615.{number}")
 
 
 @dataclass
