@@ -8,8 +8,6 @@ of times, because the scan remembers its place.
 """
 
 import re
-from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -32,12 +30,6 @@ class Frame(NamedTuple):
     text: bytes | bytearray
     report: dict[str, Any]
     mended: bool = False
-
-
-_new_frame: Callable[[tuple[bytearray, dict[str, Any], bool]], Frame] = partial(
-    tuple.__new__, Frame
-)
-"""A NamedTuple's own constructor is a Python function and takes three times as long."""
 
 
 class Broken(NamedTuple):
@@ -124,7 +116,7 @@ class Framer:
     def _next_line(self) -> Frame | None:
         """Take the next line where it is one whole object: the common case, in few steps.
 
-        It does what ``_guess`` would do, at 0.6 of its cost.
+        It does what ``_guess`` would do, at 0.8 of its cost (1.9 us a frame, not 2.4).
         """
         buffer, start = self._buffer, self._start
         if self._line_end < start or not self._line_ends:
@@ -145,7 +137,7 @@ class Framer:
         self._start = end + 1
         if candidate[-1] != _CLOSE:
             candidate = candidate.rstrip()
-        return _new_frame((candidate, report, False))
+        return Frame(candidate, report)
 
     def close(self, reason: str) -> list[Frame | Broken]:
         """End the stream: what is held of a frame comes out as broken, for the reason given."""

@@ -298,8 +298,8 @@ def _call_line(
 def _render_json(lines: list[dict[str, Any]], prefix: bytes = b"") -> bytes:
     """Render flat objects, a line each.
 
-    One call for all of them takes 0.3 us a line, a call for each 2.8. Within a string each quote
-    is escaped, so ``},{"timestamp":`` stands between two lines and nowhere else.
+    One call for all of them takes 0.3 to 0.6 us a line, a call for each over 5. Within a string
+    each quote is escaped, so ``},{"timestamp":`` stands between two lines and nowhere else.
     """
     block = orjson.dumps(lines, str)[1:-1]
     return prefix + block.replace(b'},{"timestamp":', b"}\n" + prefix + b'{"timestamp":') + b"\n"

@@ -29,7 +29,7 @@ _LOCAL_TIME_SEPARATORS: Final = ("-- :", "--T:", "// :")
 _SECONDS_OF: Final = {f":{second:02}": second for second in range(60)}
 
 _COMMON_SECONDS: Final = {"": ABSENT_SECONDS} | {str(number): number for number in range(2 * HOURS)}
-"""Looked up in 0.05 us; working one out takes 0.35."""
+"""Looking one up takes 0.1 us, working it out 0.2."""
 
 STATUSES: Final = {
     "ANSWERED": "ANSWERED",
@@ -60,7 +60,7 @@ class CallRecord(NamedTuple):
     """One call record, in the order of the table's columns behind ``seq``.
 
     Absent text is ``ABSENT`` and absent seconds are ``ABSENT_SECONDS``, not None: sqlite3 takes
-    0.75 us to bind a None and 0.15 us for a text (of about 6 us a row), and the unique index
+    0.75 us to bind a None and 0.2 us for a text, and the unique index
     tells two NULLs apart, which the identity of a record must not.
     """
 
@@ -157,7 +157,7 @@ def make_record(
 
 
 _new_record: Callable[[tuple[str | int, ...]], CallRecord] = partial(tuple.__new__, CallRecord)
-"""A NamedTuple's own constructor is a Python function and takes three times as long."""
+"""A NamedTuple's own constructor is a Python function and takes 0.45 us; this takes 0.21."""
 
 
 def _as_text(field: str, value: object) -> str:
@@ -216,7 +216,7 @@ def _local_minute(said: str) -> tuple[str, int]:
     """Return a minute as we spell it, and its seconds since 1970 on the PBX's own clock.
 
     Raises ValueError for what is no minute.
-    Calls of one minute come together, so a minute is worked out once: 0.9 us a record, not 3.1.
+    Calls of one minute come together, so a minute is worked out once: 1.4 us a record, not 3.1.
     """
     if said[4::3] not in _LOCAL_TIME_SEPARATORS:
         raise ValueError(said)

@@ -175,7 +175,7 @@ def _released(parsed: dict[Any, Any]) -> ReleasedCall:
     """Name the known keys our way.
 
     A PBX's reports come in a few shapes (the keys in their order); what a shape's keys mean is
-    worked out once. Then a report takes 0.7 us, and 2.4 us key by key.
+    worked out once. Then a report takes 1.1 us, and 5.1 us key by key.
     """
     shape = tuple(parsed)
     reader = _shapes.get(shape) or _learn(shape)

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import os
 import sqlite3
 import sys
@@ -27,7 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(path)
     if not config.pbx:
         print(f"{path}: no [[pbx]] is configured: every peer will be refused", file=sys.stderr)
-    _spare_the_collector()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(config, path))
@@ -35,13 +33,3 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"cdrd serve: {error}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
-
-
-def _spare_the_collector() -> None:
-    """Let Python look for garbage cycles rarely.
-
-    Records are freed by their count of references; a look at all that waits, every 700 objects,
-    finds nothing and took a quarter of the time in a flood.
-    """
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
