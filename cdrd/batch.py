@@ -5,7 +5,10 @@ database after it. What is taken for a commit stays counted until ``committed`` 
 nothing is ever dropped: when it is ``full``, reading pauses.
 """
 
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from cdrd.frame import KIB
@@ -13,6 +16,9 @@ from cdrd.record import CallRecord
 
 RECORD_OVERHEAD_BYTES: Final = 1 * KIB
 """What a waiting record takes in memory beside its raw text: 0.8 KiB were measured."""
+
+
+_RAW: Final = attrgetter("raw")
 
 
 class QuarantinedReport(NamedTuple):
@@ -27,6 +33,14 @@ class QuarantinedReport(NamedTuple):
     size: int
 
 
+class RestoredCall(NamedTuple):
+    """A record that was stored before, as a line of our own export or log tells it."""
+
+    seq: int  # kept where it is free
+    record: CallRecord
+    local_told: bool = True  # False from the log: there the local start is worked out
+
+
 @dataclass(slots=True)
 class Batch:
     """What goes into the database in one transaction."""
@@ -35,22 +49,42 @@ class Batch:
     quarantined: list[QuarantinedReport] = field(default_factory=list)
     mended: list[CallRecord] = field(default_factory=list)  # those of the records that were mended
     resolved: list[int] = field(default_factory=list)  # quarantine ids that the records settle
+    restored: list[RestoredCall] = field(default_factory=list)
     size: int = 0  # bytes of memory, about
 
     def __len__(self) -> int:
-        return len(self.records) + len(self.quarantined)
+        return len(self.records) + len(self.quarantined) + len(self.restored)
 
-    def add(self, record: CallRecord, *, mended: bool = False) -> None:
-        """Take custody of a record."""
-        self.records.append(record)
-        self.size += len(record.raw) + RECORD_OVERHEAD_BYTES
+    def add(self, *records: CallRecord, mended: bool = False) -> None:
+        """Take custody of records; ``mended``: the JSON of each had to be."""
+        self.records += records
+        self.size += sum(map(len, map(_RAW, records))) + len(records) * RECORD_OVERHEAD_BYTES
         if mended:
-            self.mended.append(record)
+            self.mended += records
 
     def add_quarantined(self, report: QuarantinedReport) -> None:
         """Take custody of what could not become a record."""
         self.quarantined.append(report)
         self.size += len(report.payload) + RECORD_OVERHEAD_BYTES
+
+    def add_restored(self, call: RestoredCall) -> None:
+        """Take custody of a record that was stored before."""
+        self.restored.append(call)
+        self.size += len(call.record.raw) + RECORD_OVERHEAD_BYTES
+
+
+class Mark(NamedTuple):
+    """A place in all that was ever taken into custody: what came before it, of either kind.
+
+    Each kind is committed in the order in which it came, so two numbers tell what is committed.
+    """
+
+    records: int
+    quarantined: int
+
+    def covers(self, other: "Mark") -> bool:
+        """Tell whether all that came before the other place came before this one."""
+        return other.records <= self.records and other.quarantined <= self.quarantined
 
 
 class Waiting:
@@ -60,6 +94,8 @@ class Waiting:
         self._max_bytes = max_bytes
         self.arriving = Batch()
         self._taken = Batch()
+        self._committed = Mark(0, 0)
+        self._awaited: deque[tuple[Mark, Callable[[], None]]] = deque()
 
     def __len__(self) -> int:
         return len(self.arriving) + len(self._taken)
@@ -74,28 +110,55 @@ class Waiting:
         """Whether reading may go on after a pause."""
         return self.arriving.size + self._taken.size <= self._max_bytes // 2
 
+    @property
+    def committing(self) -> bool:
+        """Whether a batch was taken and its commit has not returned."""
+        return len(self._taken) > 0
+
     def take(self, max_records: int) -> Batch:
         """Return the batch to commit next: the one taken before, until it is committed."""
         if not self._taken:
             self._taken, self.arriving = _split(self.arriving, max_records)
         return self._taken
 
+    @property
+    def mark(self) -> Mark:
+        """The place behind all that has been taken into custody so far."""
+        committed, taken, arriving = self._committed, self._taken, self.arriving
+        return Mark(
+            committed.records + len(taken.records) + len(arriving.records),
+            committed.quarantined + len(taken.quarantined) + len(arriving.quarantined),
+        )
+
+    def when_committed(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called, once, by the commit of the last of what waits now.
+
+        Something has to wait: nothing else calls it.
+        """
+        self._awaited.append((self.mark, tell))
+
     def committed(self) -> None:
         """Let go of the batch that was taken: the database has it."""
-        self._taken = Batch()
+        done, taken = self._committed, self._taken
+        done = Mark(done.records + len(taken.records), done.quarantined + len(taken.quarantined))
+        self._committed, self._taken = done, Batch()
+        awaited = self._awaited
+        while awaited and done.covers(awaited[0][0]):
+            _, tell = awaited.popleft()
+            tell()
 
 
 def _split(batch: Batch, max_records: int) -> tuple[Batch, Batch]:
     """Part a batch into its first rows and the rest."""
     if len(batch) <= max_records:
         return batch, Batch()
-    first, rest = Batch(), Batch(resolved=batch.resolved)
+    first, rest = Batch(), Batch(resolved=batch.resolved, restored=batch.restored)
     for report in batch.quarantined[:max_records]:
         first.add_quarantined(report)
     cut = max_records - len(first)
-    mended = set(map(id, batch.mended))
-    for record in batch.records[:cut]:
-        first.add(record, mended=id(record) in mended)
+    first.add(*batch.records[:cut])
+    taken = set(map(id, first.records)) if batch.mended else set()
+    first.mended = [record for record in batch.mended if id(record) in taken]
     rest.records = batch.records[cut:]
     rest.mended = batch.mended[len(first.mended) :]
     rest.quarantined = batch.quarantined[max_records:]

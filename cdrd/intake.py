@@ -11,7 +11,7 @@ import struct
 import termios
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol, cast
 
 from cdrd.address import format_address
@@ -64,7 +64,7 @@ class Intake:
         self.log = log
         self.connections: set[PeerConnection] = set()
         self.paused = False
-        self._max_report_bytes = max_report_bytes
+        self.max_report_bytes = max_report_bytes
         self._idle_timeout = idle_timeout
         self._unsuspected: defaultdict[str, set[PeerConnection]] = defaultdict(set)
         self._writer: Waker | None = None
@@ -83,7 +83,7 @@ class Intake:
             source=source,
             waiting=self.waiting,
             totals=self.totals,
-            max_report_bytes=self._max_report_bytes,
+            max_report_bytes=self.max_report_bytes,
         )
 
     def arrived(self) -> None:
@@ -113,8 +113,6 @@ class Intake:
         self._unsuspected[connection.address] = {connection}
         self.connections.add(connection)
         self._deserted.clear()
-        if self.paused:
-            connection.transport.pause_reading()
 
     def left(self, connection: "PeerConnection") -> None:
         """Count a connection out."""
@@ -128,11 +126,7 @@ class Intake:
 
     async def drain(self) -> None:
         """Read what the kernel has acknowledged to the peers for us, within a bound of time."""
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while time.monotonic() < deadline:
-            if not any(connection.unread_bytes() for connection in self.connections):
-                return
-            await asyncio.sleep(0.005)  # the kernel tells what is unread only when asked
+        await read_out(self.connections)
 
     async def close(self) -> None:
         """Close every connection; what was held of half a report goes to quarantine."""
@@ -178,6 +172,9 @@ class PeerConnection(asyncio.Protocol):
         self.last_byte = time.monotonic()
         self.stream.receive(data, utc_milliseconds(time.time()))
         self._intake.arrived()
+        if self._intake.paused:
+            # uvloop begins to read after connection_made, so a pause made there would not last.
+            self.transport.pause_reading()
 
     def drop(self, reason: str) -> None:
         """Close the connection from our side."""
@@ -186,11 +183,7 @@ class PeerConnection(asyncio.Protocol):
 
     def unread_bytes(self) -> int:
         """Return how many bytes the kernel holds that we have not read."""
-        if self.transport.is_closing():
-            return 0
-        descriptor = self.transport.get_extra_info("socket").fileno()
-        (unread,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0"))
-        return int(unread)
+        return unread_bytes(self.transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the stream and count the connection out."""
@@ -204,6 +197,31 @@ class PeerConnection(asyncio.Protocol):
 
     def ended(self, reason: str) -> None:
         """Say that the connection has ended; for the two kinds of connection to tell."""
+
+
+class _Read(Protocol):
+    """A connection that is read whenever the kernel has something for it."""
+
+    def unread_bytes(self) -> int:
+        """Return how many bytes the kernel holds that we have not read."""
+
+
+async def read_out(connections: Iterable[_Read]) -> None:
+    """Let the loop read what the kernel holds for the connections, within a bound of time."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while time.monotonic() < deadline:
+        if not any(connection.unread_bytes() for connection in connections):
+            return
+        await asyncio.sleep(0.005)  # the kernel tells what is unread only when asked
+
+
+def unread_bytes(transport: asyncio.Transport) -> int:
+    """Return how many bytes the kernel holds for a connection that we have not read."""
+    if transport.is_closing():
+        return 0
+    descriptor = transport.get_extra_info("socket").fileno()
+    (unread,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0"))
+    return int(unread)
 
 
 def peer_of(transport: asyncio.BaseTransport) -> tuple[str, str]:

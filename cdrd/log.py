@@ -248,6 +248,7 @@ def _call_line(
     timestamp: str, level: str, seq: int, call: CallRecord, rule: NumberRule
 ) -> dict[str, Any]:
     (
+        _,
         pbx,
         call_id,
         _,

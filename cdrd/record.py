@@ -4,10 +4,12 @@ The rule that must stay true: a record is made only of what the PBX said. Whatev
 understood raises ``NotARecord`` with the reason, and the report is kept in quarantine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache, partial
+from itertools import repeat
 from typing import Final, NamedTuple
+from zlib import crc32
 
 from cdrd.report import ReleasedCall
 
@@ -23,6 +25,8 @@ ABSENT: Final = ""
 ABSENT_SECONDS: Final = -1
 """Seconds that the PBX left out. The views show them as NULL."""
 
+_QUARTER: Final = 15 * MINUTES
+_NO_EPOCH: Final = -(2**62)
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - local times are compared without a zone
 _MINUTE_LENGTH: Final = len("2017-09-14 09:30")
 _LOCAL_TIME_SEPARATORS: Final = ("-- :", "--T:", "// :")
@@ -43,13 +47,14 @@ STATUSES: Final = {
     "VOICEMAIL": "VOICEMAIL",
     "ABANDONED": "ABANDONED",
 }
-CALL_TYPES: Final = {
+_CALL_TYPES: Final = {
     "INBOUND": "Inbound",
     "OUTBOUND": "Outbound",
     "INTERNAL": "Internal",
     "CALLBACK": "Callback",
     "TRANSFER": "Transfer",
 }
+CALL_TYPES: Final = _CALL_TYPES | {spelling: spelling for spelling in _CALL_TYPES.values()}
 
 
 class NotARecord(ValueError):
@@ -64,6 +69,7 @@ class CallRecord(NamedTuple):
     tells two NULLs apart, which the identity of a record must not.
     """
 
+    identity: int  # see ``identities``
     pbx: str
     call_id: str
     cdr_id: str
@@ -88,17 +94,23 @@ class CallRecord(NamedTuple):
     raw: str  # the report as received, as JSON text
 
 
-def make_record(
-    call: ReleasedCall, *, pbx: str, zone: tzinfo, source: str, received_at: str, raw: str
-) -> CallRecord:
-    """Make the record of a released call as reported.
+def make_records(
+    calls: Sequence[ReleasedCall],
+    raws: Sequence[str],
+    *,
+    pbx: str,
+    zone: tzinfo,
+    source: str,
+    received_at: str,
+) -> list[CallRecord]:
+    """Make the records of released calls of one PBX, as reported, each with its raw text.
 
-    ``zone`` is the PBX's, used where the call's id does not tell the offset. Raises NotARecord.
+    ``zone`` is the PBX's, used where a call's id does not tell the offset. Raises NotARecord where
+    one of them can be none; which one, the caller finds out by asking for each alone.
+
+    It works field by field, not call by call: 3.9 us a record in blocks of 200, where call by call
+    it was 2.4 us more.
     """
-    try:
-        values = tuple(map(str.strip, call))
-    except TypeError:
-        values = tuple(map(_as_text, call._fields, call))
     (
         call_id,
         cdr_id,
@@ -116,48 +128,81 @@ def make_record(
         pin_code,
         recording,
         pbx_serial,
-    ) = values
-    if not call_id:
+    ) = columns = tuple(_texts(calls))
+    if "" in call_id:
         raise NotARecord("no callid")
-    if "u0000" in raw and any("\0" in value for value in values):
+    # Only an escape can spell a NUL, and a backslash is rare.
+    if "\\" in "".join(raws) and "\0" in "".join(map("".join, columns)):
         raise NotARecord("a NUL character in a field: SQLite's readers would see it cut short")
-    started_local, started_at, utc_offset = _start(said, call_id, zone)
-    return _new_record(
-        (
-            pbx,
-            call_id,
-            cdr_id,
-            started_at,
+    started_at, started_local, utc_offset, from_call_id = starts(said, call_id, zone)
+    durations = _seconds("duration", duration)
+    talk_durations = _seconds("talk_duration", talk_duration)
+    statuses = [STATUSES.get(word) or _known(word, STATUSES) for word in status]
+    call_types = [CALL_TYPES.get(word) or _known(word, CALL_TYPES) for word in call_type]
+    rows = zip(
+        identities(
+            from_call_id,
+            repeat(pbx),
             started_local,
-            utc_offset,
             caller,
             callee,
-            source_trunk,
-            destination_trunk,
-            did_number,
-            _COMMON_SECONDS[duration]
-            if duration in _COMMON_SECONDS
-            else _seconds("duration", duration),
-            _COMMON_SECONDS[talk_duration]
-            if talk_duration in _COMMON_SECONDS
-            else _seconds("talk_duration", talk_duration),
-            _COMMON_SECONDS[agent_ring_time]
-            if agent_ring_time in _COMMON_SECONDS
-            else _seconds("agent_ring_time", agent_ring_time),
-            STATUSES.get(status) or _known(status, STATUSES),
-            CALL_TYPES.get(call_type) or _known(call_type, CALL_TYPES),
-            pin_code,
-            recording,
-            pbx_serial,
-            source,
-            received_at,
-            raw,
-        )
+            map(str, durations),
+            map(str, talk_durations),
+            statuses,
+            call_types,
+        ),
+        repeat(pbx),
+        call_id,
+        cdr_id,
+        started_at,
+        started_local,
+        utc_offset,
+        caller,
+        callee,
+        source_trunk,
+        destination_trunk,
+        did_number,
+        durations,
+        talk_durations,
+        _seconds("agent_ring_time", agent_ring_time),
+        statuses,
+        call_types,
+        pin_code,
+        recording,
+        pbx_serial,
+        repeat(source),
+        repeat(received_at),
+        raws,
     )
+    return list(map(_new_record, rows))
 
 
 _new_record: Callable[[tuple[str | int, ...]], CallRecord] = partial(tuple.__new__, CallRecord)
 """A NamedTuple's own constructor is a Python function and takes 0.45 us; this takes 0.21."""
+
+
+def identities(from_call_id: Iterable[bool], *fields: Iterable[str]) -> list[int]:
+    """Return for each record a checksum of what tells it from others of its start and call_id.
+
+    Two records are the same when PBX, call_id, started_local, caller, callee, duration,
+    talk_duration, status and call_type agree. The number is negative where the start was worked out
+    with the PBX's time zone, which the operator may change: such a record is looked for by its
+    local start. Where two records that differ share all of it by chance, the store sees it.
+    """
+    checksums = [crc32(text.encode()) for text in map("\0".join, zip(*fields, strict=False))]
+    return [
+        checksum if told else ~checksum
+        for checksum, told in zip(checksums, from_call_id, strict=True)
+    ]
+
+
+def _texts(calls: Iterable[ReleasedCall]) -> Iterator[tuple[str, ...]]:
+    """Turn the calls' fields, one after the other, into text without blanks around it."""
+    try:
+        rows = [tuple(map(str.strip, call)) for call in calls]
+    except TypeError:
+        rows = [tuple(map(_as_text, call._fields, call)) for call in calls]
+    return zip(*rows, strict=True)
 
 
 def _as_text(field: str, value: object) -> str:
@@ -171,7 +216,14 @@ def _as_text(field: str, value: object) -> str:
     raise NotARecord(f"{field} is {_json_type(value)}, not text or an integer")
 
 
-def _seconds(field: str, said: str) -> int:
+def _seconds(field: str, said: Iterable[str]) -> list[int]:
+    return [
+        _COMMON_SECONDS[text] if text in _COMMON_SECONDS else _uncommon_seconds(field, text)
+        for text in said
+    ]
+
+
+def _uncommon_seconds(field: str, said: str) -> int:
     if not (said.isdecimal() and said.isascii() and len(said) < 20):  # 2^63 has 19 digits
         raise NotARecord(f"{field} {said[:40]!r} is no number of seconds from 0 up")
     seconds = int(said)
@@ -186,29 +238,48 @@ def _known(word: str, words: dict[str, str]) -> str:
     return words.get(capitals, capitals)
 
 
-def _start(said: str, call_id: str, zone: tzinfo) -> tuple[str, str, int]:
-    """Return the local start, the UTC start and the offset in minutes.
+_Starts = tuple[Sequence[str], Sequence[str], Sequence[int], Sequence[bool]]
+
+
+def starts(said: Sequence[str], call_ids: Sequence[str], zone: tzinfo) -> _Starts:
+    """Return the UTC starts, the local starts, the offsets in minutes, and if the ids told them.
 
     The integer part of a call's id is the UTC epoch of its start on these PBXs (so in every
     record seen); then it tells the offset, also in the hour that a clock change repeats.
     """
-    ending = said[_MINUTE_LENGTH:]  # ":15", the same in both times
-    if ending not in _SECONDS_OF:
-        raise _no_time(said)
+    endings = [text[_MINUTE_LENGTH:] for text in said]  # ":15", the same in both times
     try:
-        minute, minute_epoch = _local_minute(said[:_MINUTE_LENGTH])
-    except ValueError as error:
-        raise _no_time(said) from error
-    epoch, _, _ = call_id.partition(".")
-    if len(epoch) < 12 and epoch.isdecimal() and epoch.isascii():
-        offset = minute_epoch + _SECONDS_OF[ending] - int(epoch)
-        if offset % (15 * MINUTES) == 0 and -MAX_UTC_OFFSET <= offset <= MAX_UTC_OFFSET:
-            return (
-                minute + ending,
-                _utc_minute(minute_epoch - offset) + ending + "Z",
-                offset // MINUTES,
-            )
-    return _start_in(zone, minute + ending)
+        minutes = [_local_minute(text[:_MINUTE_LENGTH]) for text in said]
+        seconds = [_SECONDS_OF[ending] for ending in endings]
+    except (ValueError, KeyError) as error:
+        raise _no_time(said[0]) from error
+    started_local = [minute + ending for (minute, _), ending in zip(minutes, endings, strict=True)]
+    offsets = [
+        epoch + second - called
+        for (_, epoch), second, called in zip(minutes, seconds, _epochs(call_ids), strict=True)
+    ]
+    told = [
+        offset % _QUARTER == 0 and -MAX_UTC_OFFSET <= offset <= MAX_UTC_OFFSET for offset in offsets
+    ]
+    pairs = [
+        (_utc_minute(epoch - offset) + ending + "Z", offset // MINUTES)
+        if fits
+        else _start_in(zone, local)
+        for (_, epoch), ending, offset, fits, local in zip(
+            minutes, endings, offsets, told, started_local, strict=True
+        )
+    ]
+    started_at, utc_offset = zip(*pairs, strict=True)
+    return started_at, started_local, utc_offset, told
+
+
+def _epochs(call_ids: Sequence[str]) -> list[int]:
+    """Return the integer parts of ids, and an instant that fits no call where there is none."""
+    heads = [call_id.partition(".")[0] for call_id in call_ids]
+    return [
+        int(head) if len(head) < 12 and head.isdecimal() and head.isascii() else _NO_EPOCH
+        for head in heads
+    ]
 
 
 @lru_cache(1024)
@@ -216,7 +287,7 @@ def _local_minute(said: str) -> tuple[str, int]:
     """Return a minute as we spell it, and its seconds since 1970 on the PBX's own clock.
 
     Raises ValueError for what is no minute.
-    Calls of one minute come together, so a minute is worked out once: 1.4 us a record, not 3.1.
+    Calls of one minute come together, so a minute is worked out once.
     """
     if said[4::3] not in _LOCAL_TIME_SEPARATORS:
         raise ValueError(said)
@@ -232,7 +303,7 @@ def _utc_minute(epoch: int) -> str:
         raise NotARecord("timestart is out of range") from error
 
 
-def _start_in(zone: tzinfo, started_local: str) -> tuple[str, str, int]:
+def _start_in(zone: tzinfo, started_local: str) -> tuple[str, int]:
     local = datetime.fromisoformat(started_local)
     offset = local.replace(tzinfo=zone, fold=0).utcoffset()
     assert offset is not None
@@ -240,7 +311,7 @@ def _start_in(zone: tzinfo, started_local: str) -> tuple[str, str, int]:
         started_at = (local - offset).isoformat() + "Z"
     except OverflowError as error:
         raise NotARecord(f"timestart {started_local} is out of range") from error
-    return started_local, started_at, offset // timedelta(minutes=1)
+    return started_at, offset // timedelta(minutes=1)
 
 
 def _no_time(said: str) -> NotARecord:

@@ -6,7 +6,7 @@ never an exception. Sources: the vendor's API pages for S-Series 1.0.0 to 2.0.0,
 P-Series 30012, and OpenVox (facts gathered from them and from captures).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -111,11 +111,22 @@ _MAX_SHAPES: Final = 1000
 _MAX_KEYS: Final = 64
 
 
+def read_reports(parsed: Iterable[dict[str, Any]]) -> list[Report]:
+    """Tell what each parsed JSON object reports, as ``read_report`` does.
+
+    The most common report, in its usual spelling, is told here without a further call.
+    """
+    return [
+        _released(one)
+        if (one.get("action") or one.get("event")) == CALL_RELEASED
+        else read_report(one)
+        for one in parsed
+    ]
+
+
 def read_report(parsed: dict[str, Any]) -> Report:
     """Tell what one parsed JSON object reports."""
     event = parsed.get("action") or parsed.get("event")
-    if event == CALL_RELEASED:
-        return _released(parsed)
     if not event:
         return _read_envelope(parsed)
     if not isinstance(event, str):
@@ -124,6 +135,11 @@ def read_report(parsed: dict[str, Any]) -> Report:
     if name == CALL_RELEASED:
         return _released(parsed)
     return OtherEvent(name) if name else Unreadable("the event's name is blank")
+
+
+def read_row(row: dict[Any, Any]) -> ReleasedCall:
+    """Name the fields of a row of the PBX's history: each is a released call."""
+    return _released(row)
 
 
 def _read_envelope(parsed: dict[str, Any]) -> Report:

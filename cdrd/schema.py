@@ -19,6 +19,7 @@ PAGE_BYTES: Final = 16 * 1024
 _VERSION_1: Final = """
 CREATE TABLE call (
     seq               INTEGER PRIMARY KEY,
+    identity          INTEGER NOT NULL,
     pbx               TEXT NOT NULL,
     call_id           TEXT NOT NULL,
     cdr_id            TEXT NOT NULL,
@@ -43,12 +44,15 @@ CREATE TABLE call (
     raw               TEXT NOT NULL
 ) STRICT;
 
--- What makes two records the same. It leads with what rises with time, so that rows are added
--- near its end however large the table has grown.
-CREATE UNIQUE INDEX call_identity ON call (
-    started_local, call_id, pbx, caller, callee, duration, talk_duration, status, call_type
-);
-CREATE INDEX call_started_at ON call (started_at);
+-- One index for what makes two records the same and for the search by time. It rises with time, so
+-- that rows are added near its end however large the table has grown.
+CREATE UNIQUE INDEX call_identity ON call (started_at, call_id, identity);
+-- The few records whose start the PBX's time zone told (cdrd/record.py): still the same record
+-- after the operator has corrected that zone.
+CREATE UNIQUE INDEX call_identity_local ON call (started_local, call_id, identity)
+WHERE identity < 0;
+-- Almost empty: what began long before a range of time and may last into it.
+CREATE INDEX call_longer_than_a_day ON call (started_at) WHERE duration > 86400;
 
 -- Absent text is stored as '' and absent seconds as -1 (cdrd/record.py says why).
 CREATE VIEW calls AS SELECT
@@ -78,7 +82,7 @@ CREATE VIEW calls AS SELECT
 FROM call;
 
 CREATE TABLE conference_leg (
-    seq                         INTEGER PRIMARY KEY,
+    seq                         INTEGER PRIMARY KEY AUTOINCREMENT,
     portal                      TEXT NOT NULL,
     call_id                     INTEGER NOT NULL,
     unique_call_id              TEXT,
@@ -112,7 +116,20 @@ CREATE TABLE conference_leg (
 ) STRICT;
 CREATE UNIQUE INDEX conference_leg_identity ON conference_leg (portal, call_id);
 CREATE INDEX conference_leg_join_time ON conference_leg (join_time);
+-- As call_longer_than_a_day, with those that still last.
+CREATE INDEX conference_leg_longer_than_a_day ON conference_leg (join_time)
+WHERE (leave_time IS NULL AND call_state = 'IN PROGRESS')
+OR strftime('%s', leave_time) - strftime('%s', join_time) > 86400;
+-- The legs that a portal is asked about again.
+CREATE INDEX conference_leg_in_progress ON conference_leg (portal, call_id)
+WHERE leave_time IS NULL;
 CREATE VIEW conference_calls AS SELECT * FROM conference_leg;
+
+-- Up to which CallID a portal's table was read; an import may have brought legs beyond it.
+CREATE TABLE followed_portal (
+    portal  TEXT PRIMARY KEY,
+    call_id INTEGER NOT NULL
+) STRICT;
 
 CREATE TABLE quarantined_report (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -124,6 +141,9 @@ CREATE TABLE quarantined_report (
     payload     BLOB NOT NULL,
     size        INTEGER NOT NULL
 ) STRICT;
+-- What a file or a portal has brought is known again when it is read again (cdrd/store.py).
+CREATE INDEX quarantined_once ON quarantined_report (size, substr(payload, 1, 200))
+WHERE source IN ('import', 'portal');
 CREATE VIEW quarantine AS SELECT * FROM quarantined_report;
 
 -- One row: up to where the log has told the rows, the highest seq ever given, and the key that

@@ -19,9 +19,9 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 import aiosqlite
 
-from cdrd.batch import RECORD_OVERHEAD_BYTES, Batch, QuarantinedReport
+from cdrd.batch import RECORD_OVERHEAD_BYTES, Batch, QuarantinedReport, RestoredCall
 from cdrd.frame import KIB, PAYLOAD_BYTES
-from cdrd.record import CallRecord
+from cdrd.record import MAX_INTEGER, CallRecord
 from cdrd.schema import PAGE_BYTES, NotOurDatabase, check_schema, migrate, transaction
 
 MIB: Final = KIB * KIB
@@ -30,18 +30,22 @@ WAL_LIMIT_BYTES: Final = 64 * MIB
 """The WAL file is cut back to this when it is reused; a reader that pins it makes it larger."""
 
 CHECKPOINT_PAGES: Final = 16 * MIB // PAGE_BYTES
-PAGES_A_COMMIT: Final = 5  # the last leaf of the table and of two indexes, progress, and a parent
+PAGES_A_COMMIT: Final = 4  # the last leaf of the table and of its index, progress, and a parent
 ROWS_A_PAGE: Final = 40  # beside their raw text
 
 ROWS_A_STATEMENT: Final = 20
 """Each step of a statement hands the interpreter's lock over; one row a step halves the rate, and
 long statements cost more again."""
 
-SYNCHRONOUS: Final = {"full": 2, "normal": 1}
+IMPORT: Final = "import"
+"""The source of what comes from a file."""
 
-IDENTITY: Final = (
-    "started_local, call_id, pbx, caller, callee, duration, talk_duration, status, call_type"
-)
+PORTAL: Final = "portal"
+"""The source of what is read from a portal's table."""
+
+READ_AGAIN: Final = (IMPORT, PORTAL)
+
+SYNCHRONOUS: Final = {"full": 2, "normal": 1}
 
 _POISON: Final = (
     sqlite3.IntegrityError,
@@ -149,6 +153,10 @@ class Store:
     ) -> Result:
         """Run a function of the connection between two commits."""
         return await self._connection.run(function, *args, **kwargs)
+
+    def wrote(self, rows: int) -> None:
+        """Count rows that a function given to ``run`` has written, for ``checkpoint_if_due``."""
+        self._wal_pages += PAGES_A_COMMIT + rows // ROWS_A_PAGE
 
     async def close(self, logged_seq: int) -> None:
         """Close so that readers who may not write can go on reading.
@@ -307,19 +315,25 @@ def _commit(
             "SELECT max(last_seq, ifnull((SELECT max(seq) FROM call), 0)) FROM progress"
         ).fetchone()
         stored, refused = insert(connection, batch.records, last_seq + 1)
+        if stored:
+            last_seq = stored[-1][0]
+        restored, unfit = _restore(connection, batch.restored, last_seq)
+        stored, refused = [*stored, *restored], [*refused, *unfit]
+        seqs = [seq for seq, _ in restored]
+        last_seq = max([last_seq, *seqs])
+        untold = min(seqs, default=MAX_INTEGER)
         # What came out of quarantine stays there when the database refuses its record.
         resolved = [] if refused else batch.resolved
         reports = batch.quarantined if batch.resolved else [*batch.quarantined, *refused]
-        quarantined = [(_quarantine(connection, report), report) for report in reports]
+        quarantined = insert_quarantined(connection, reports)
         for quarantine_id in resolved:
             connection.execute("DELETE FROM quarantined_report WHERE id = ?", (quarantine_id,))
-        if stored:
-            last_seq = stored[-1][0]
         connection.execute(
-            "UPDATE progress SET last_seq = ?, logged_seq = max(logged_seq, ?)",
-            (last_seq, logged_seq),
+            "UPDATE progress SET last_seq = ?, logged_seq = min(max(logged_seq, ?), ?)",
+            (last_seq, logged_seq, untold - 1),  # a row told twice is better than one not told
         )
-    return Committed(stored, len(batch.records) - len(stored) - len(refused), quarantined)
+    received = len(batch.records) + len(batch.restored)
+    return Committed(stored, received - len(stored) - len(refused), quarantined)
 
 
 _Inserted = tuple[list[tuple[int, CallRecord]], list[QuarantinedReport]]
@@ -360,10 +374,31 @@ def _insert_each(
         if inserted:
             stored.append((seq, record))
             seq += 1
+        elif not connection.execute(_SAME_RECORD, record._asdict()).fetchone():
+            refused.append(_refused(record, "another record has its identity"))
     return stored, refused
 
 
-def _refused(record: CallRecord, error: Exception) -> QuarantinedReport:
+def _restore(
+    connection: sqlite3.Connection, calls: Sequence[RestoredCall], last_seq: int
+) -> _Inserted:
+    """Insert records under their own ``seq`` where it is free, else under the next one."""
+    stored: list[tuple[int, CallRecord]] = []
+    refused: list[QuarantinedReport] = []
+    for wanted, record, local_told in calls:
+        if not local_told and connection.execute(_SAME_LOGGED, record._asdict()).fetchone():
+            continue
+        free = wanted > last_seq or not connection.execute(_SEQ_TAKEN, (wanted,)).fetchone()
+        seq = wanted if free else last_seq + 1
+        added, unfit = _insert_each(connection, [record], seq)
+        if added:
+            last_seq = max(last_seq, seq)
+        stored += added
+        refused += [report._replace(source=IMPORT) for report in unfit]
+    return stored, refused
+
+
+def _refused(record: CallRecord, error: object) -> QuarantinedReport:
     payload = record.raw.encode(errors="surrogatepass")
     return QuarantinedReport(
         record.received_at,
@@ -376,14 +411,33 @@ def _refused(record: CallRecord, error: Exception) -> QuarantinedReport:
     )
 
 
-def _quarantine(connection: sqlite3.Connection, report: QuarantinedReport) -> int:
-    inserted = connection.execute(
-        "INSERT INTO quarantined_report (received_at, pbx, peer, source, reason, payload, size)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        report,
-    )
-    assert inserted.lastrowid is not None
-    return inserted.lastrowid
+def add_quarantined_once(
+    connection: sqlite3.Connection, reports: Sequence[QuarantinedReport]
+) -> int:
+    """Put into quarantine what a file holds (source ``import``); return how much of it was new.
+
+    The same bytes of the same PBX are there once, however often the file is imported: a commit of
+    a ``Batch`` sees to that likewise.
+    """
+    with transaction(connection):
+        return len(insert_quarantined(connection, reports))
+
+
+def insert_quarantined(
+    connection: sqlite3.Connection, reports: Sequence[QuarantinedReport]
+) -> list[tuple[int, QuarantinedReport]]:
+    """Insert reports within a transaction, and return them with their ids.
+
+    What comes again, because a file is imported or a portal is read again, is left out.
+    """
+    quarantined = []
+    for report in reports:
+        query = _QUARANTINE_ONCE if report.source in READ_AGAIN else _QUARANTINE
+        inserted = connection.execute(query, report)
+        if inserted.rowcount:
+            assert inserted.lastrowid is not None
+            quarantined.append((inserted.lastrowid, report))
+    return quarantined
 
 
 def _finish(connection: sqlite3.Connection, logged_seq: int) -> None:
@@ -398,9 +452,43 @@ def _insert(rows: int) -> str:
         columns = ", ".join(f"?{row * width + column + 2}" for column in range(width))
         values.append(f"(?1 + {row}, {columns})")
     # Only the identity may conflict in silence; any other fault of a row is an error.
-    conflict = f"ON CONFLICT ({IDENTITY}) DO NOTHING"
+    conflict = (
+        "ON CONFLICT (started_at, call_id, identity) DO NOTHING "
+        "ON CONFLICT (started_local, call_id, identity) WHERE identity < 0 DO NOTHING"
+    )
     return f"INSERT INTO call VALUES {', '.join(values)} {conflict}"  # noqa: S608 - no outside text
 
 
 _INSERT_MANY: Final = _insert(ROWS_A_STATEMENT)
 _INSERT_ONE: Final = _insert(1)
+
+_SAME_RECORD: Final = """
+SELECT 1 FROM call WHERE (
+    (started_at = :started_at AND call_id = :call_id AND identity = :identity)
+    OR (started_local = :started_local AND call_id = :call_id AND identity = :identity
+        AND identity < 0)
+) AND pbx = :pbx AND started_local = :started_local AND caller = :caller AND callee = :callee
+AND duration = :duration AND talk_duration = :talk_duration
+AND status = :status AND call_type = :call_type
+"""
+
+_SEQ_TAKEN: Final = "SELECT 1 FROM call WHERE seq = ?"
+
+_SAME_LOGGED: Final = """
+SELECT 1 FROM call WHERE started_at = :started_at AND call_id = :call_id
+AND pbx = :pbx AND caller = :caller AND callee = :callee
+AND duration = :duration AND talk_duration = :talk_duration
+AND status = :status AND call_type = :call_type
+"""
+"""The log does not tell the local start, and its place in the identity is worked out anew with a
+time zone that may have been set wrong before; the instant is told."""
+
+_QUARANTINE: Final = """
+INSERT INTO quarantined_report (received_at, pbx, peer, source, reason, payload, size)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7"""
+
+_QUARANTINE_ONCE: Final = f"""{_QUARANTINE} WHERE NOT EXISTS (
+    SELECT 1 FROM quarantined_report WHERE source IN ('import', 'portal') AND size = ?7
+    AND substr(payload, 1, 200) = substr(?6, 1, 200) AND payload = ?6 AND pbx = ?2 AND source = ?4
+)"""  # noqa: S608 - no outside text
+"""Of what is read again; the index ``quarantined_once`` holds the size and the first bytes."""

@@ -6,13 +6,16 @@ is passed over, and is counted as received once.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, NamedTuple
+
+import orjson
 
 from cdrd.batch import QuarantinedReport, Waiting
-from cdrd.frame import PAYLOAD_BYTES, Broken, Frame, Framer
-from cdrd.record import NotARecord, make_record
-from cdrd.report import MendedCall, OtherEvent, ReleasedCall, read_report
+from cdrd.frame import PAYLOAD_BYTES, Broken, Frame, Framer, Lines
+from cdrd.record import CallRecord, NotARecord, make_records
+from cdrd.report import OtherEvent, ReleasedCall, Unreadable, read_reports
 from cdrd.sender import Origin
 
 MAX_EVENT_NAME_LENGTH: Final = 64
@@ -42,6 +45,14 @@ class Totals:
         self.events[name if known else "other"] += 1
 
 
+class Taken(NamedTuple):
+    """What became of bodies, by their place: in custody, passed over, or left to be looked at."""
+
+    waiting: list[int]
+    passed_over: list[int]
+    left: list[int]
+
+
 class ReportStream:
     """One connection's stream of reports."""
 
@@ -67,49 +78,127 @@ class ReportStream:
         """Take custody of every report that the chunk completes; the time as a record spells it."""
         framer = self._framer
         framer.receive(chunk)
-        while (frame := framer.next_frame()) is not None:
-            self._take(frame, received_at)
+        while True:
+            if (lines := framer.next_lines()) is not None:
+                self._take_lines(lines, received_at)
+            elif (frame := framer.next_frame()) is not None:
+                self._take_frame(frame, received_at)
+            else:
+                return
+
+    def take_whole(self, bodies: Sequence[bytes], received_at: str) -> Taken:
+        """Take custody of the calls among bodies that are one whole report each.
+
+        A stream of its own does the same for each, at 51 us a call where this takes 11 us for each
+        of 20. What is anything else than a call or another event is left to such a stream.
+        """
+        taken = Taken([], [], [])
+        calls: list[ReleasedCall] = []
+        reports = [_parsed(body) for body in bodies]
+        for place, report in enumerate(read_reports(reports)):
+            if type(report) is ReleasedCall:
+                calls.append(report)
+                taken.waiting.append(place)
+            elif isinstance(report, OtherEvent):
+                self._count(1)
+                self._totals.pass_over(report.name)
+                taken.passed_over.append(place)
+            else:
+                taken.left.append(place)
+        raws = [bodies[place].decode().strip() for place in taken.waiting]
+        try:
+            records = self._make_records(calls, raws, received_at) if calls else []
+        except NotARecord:
+            taken.left.extend(taken.waiting)
+            taken.waiting.clear()
+        else:
+            self._count(len(records))
+            self._waiting.arriving.add(*records)
+        return taken
 
     def close(self, reason: str, received_at: str) -> None:
         """End the stream; what is held of a report that never became whole goes to quarantine."""
         for frame in self._framer.close(reason):
-            self._take(frame, received_at)
+            self._take_frame(frame, received_at)
 
-    def _take(self, frame: Frame | Broken, received_at: str) -> None:
-        self._totals.received += 1
-        self.reports += 1
+    def _take_frame(self, frame: Frame | Broken, received_at: str) -> None:
         if isinstance(frame, Broken):
+            self._count(1)
             self._quarantine(frame, self.origin.name, received_at)
-            return
-        report = read_report(frame.report)
-        if isinstance(report, ReleasedCall):
-            self._take_call(frame, report, received_at)
-        elif isinstance(report, OtherEvent):
-            self._totals.pass_over(report.name)
         else:
-            self._quarantine(_broken(frame, report.reason), self.origin.name, received_at)
+            lines = Lines([frame.text.decode()], [frame.report])
+            self._take_lines(lines, received_at, mended=frame.mended)
 
-    def _take_call(self, frame: Frame, report: ReleasedCall, received_at: str) -> None:
-        sender = self.origin.sender(report.pbx_serial)
-        if sender is None:
-            reason = f"serial {report.pbx_serial!r} belongs to no PBX configured at this address"
-            self._quarantine(_broken(frame, reason), self.origin.name, received_at)
+    def _take_lines(self, lines: Lines, received_at: str, *, mended: bool = False) -> None:
+        self._count(len(lines.texts))
+        calls: list[ReleasedCall] = []
+        raws: list[str] = []
+        for raw, report in zip(lines.texts, read_reports(lines.reports), strict=True):
+            if type(report) is ReleasedCall:
+                calls.append(report)
+                raws.append(raw)
+            elif isinstance(report, OtherEvent):
+                self._totals.pass_over(report.name)
+            else:  # rare; the calls before it go before it, in whatever chunks they came
+                self._take_calls(calls, raws, received_at, mended=mended)
+                calls, raws = [], []
+                self._take_rare(report, raw, received_at)
+        self._take_calls(calls, raws, received_at, mended=mended)
+
+    def _take_rare(self, report: ReleasedCall | Unreadable, raw: str, received_at: str) -> None:
+        if isinstance(report, Unreadable):
+            self._quarantine(broken_text(raw, report.reason), self.origin.name, received_at)
+        else:
+            self._take_calls([report], [raw], received_at, mended=True)
+
+    def _count(self, reports: int) -> None:
+        self._totals.received += reports
+        self.reports += reports
+
+    def _take_calls(
+        self,
+        calls: Sequence[ReleasedCall],
+        raws: Sequence[str],
+        received_at: str,
+        *,
+        mended: bool,
+    ) -> None:
+        """Take custody of the calls' records: of all together where they can be, else of each."""
+        if not calls:
             return
         try:
-            record = make_record(
-                report,
-                pbx=sender.name,
-                zone=sender.zone,
-                source=self.source,
-                received_at=received_at,
-                raw=frame.text.decode(),
-            )
+            records = self._make_records(calls, raws, received_at)
         except NotARecord as error:
-            self._quarantine(_broken(frame, str(error)), sender.name, received_at)
+            if len(calls) == 1:
+                pbx = self._pbx_name(calls[0])
+                self._quarantine(broken_text(raws[0], str(error)), pbx, received_at)
+                return
+            for call, raw in zip(calls, raws, strict=True):
+                self._take_calls([call], [raw], received_at, mended=mended)
         else:
-            self._waiting.arriving.add(
-                record, mended=frame.mended or isinstance(report, MendedCall)
-            )
+            self._waiting.arriving.add(*records, mended=mended)
+
+    def _make_records(
+        self, calls: Sequence[ReleasedCall], raws: Sequence[str], received_at: str
+    ) -> list[CallRecord]:
+        """Make the records of calls that are all of one PBX. Raises NotARecord."""
+        senders = [self.origin.sender(call.pbx_serial) for call in calls]
+        sender = senders[0]
+        if sender is None or any(other is not sender for other in senders):
+            serial = calls[0].pbx_serial
+            raise NotARecord(f"serial {serial!r} belongs to no PBX configured at this address")
+        return make_records(
+            calls,
+            raws,
+            pbx=sender.name,
+            zone=sender.zone,
+            source=self.source,
+            received_at=received_at,
+        )
+
+    def _pbx_name(self, call: ReleasedCall) -> str:
+        sender = self.origin.sender(call.pbx_serial)
+        return self.origin.name if sender is None else sender.name
 
     def _quarantine(self, broken: Broken, pbx: str, received_at: str) -> None:
         self._waiting.arriving.add_quarantined(
@@ -125,5 +214,16 @@ class ReportStream:
         )
 
 
-def _broken(frame: Frame, reason: str) -> Broken:
-    return Broken(bytes(frame.text[:PAYLOAD_BYTES]), len(frame.text), reason)
+def _parsed(body: bytes) -> dict[str, Any]:
+    """Parse a body; what is no JSON object is an empty one, which is no report either."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def broken_text(raw: str, reason: str) -> Broken:
+    """Make a broken stretch of a text that is whole, and no record."""
+    payload = raw.encode()
+    return Broken(payload[:PAYLOAD_BYTES], len(payload), reason)

@@ -1,8 +1,12 @@
 """An example record that the tests vary."""
 
-from cdrd.record import CallRecord
+from typing import Any
 
-CALL = CallRecord(
+from cdrd.record import CallRecord, identities
+from cdrd.restore import LOGGED
+
+_FIELDS = CallRecord(
+    identity=0,
     pbx="hq",
     call_id="1505352615.274",
     cdr_id="",
@@ -28,6 +32,46 @@ CALL = CallRecord(
 )
 
 
+def varied(*, told_by_id: bool = True, **fields: Any) -> CallRecord:
+    """Make the example with other fields, and the identity that goes with them.
+
+    ``told_by_id``: whether the start is the call id's, and not worked out with the time zone.
+    """
+    record = _FIELDS._replace(**fields)
+    identifying = (
+        record.pbx,
+        record.started_local,
+        record.caller,
+        record.callee,
+        str(record.duration),
+        str(record.talk_duration),
+        record.status,
+        record.call_type,
+    )
+    [identity] = identities([told_by_id], *([text] for text in identifying))
+    return record._replace(identity=identity)
+
+
+def exported(record: CallRecord, seq: int = 7) -> dict[str, Any]:
+    """Make the row that the view ``calls`` shows of a record."""
+    shown = {
+        name: None if value in ("", -1) else value
+        for name, value in zip(record._fields, record, strict=True)
+    }
+    row = {"seq": seq} | {name: shown[name] for name in record._fields[1:]}
+    return row | {"utc_offset": record.utc_offset}
+
+
+def logged(record: CallRecord, seq: int = 7) -> dict[str, Any]:
+    """Make the line that the log tells a record with."""
+    line = exported(record, seq)
+    head = {"timestamp": "2017-09-14T01:30:45.130977Z", "level": "info", "event": "call_released"}
+    return head | {name: line[name] for name in LOGGED}
+
+
 def call(number: int) -> CallRecord:
     """Make one of many records that differ in their call_id."""
-    return CALL._replace(call_id=f"1505352615.{number}")
+    return varied(call_id=f"1505352615.{number}")
+
+
+CALL = varied()

@@ -3,13 +3,19 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdrd.batch import RECORD_OVERHEAD_BYTES, QuarantinedReport, Waiting
+from cdrd.batch import RECORD_OVERHEAD_BYTES, Batch, QuarantinedReport, Waiting
 from cdrd.record import CallRecord
 
 
 def record(number: int) -> CallRecord:
     columns: dict[str, str | int] = dict.fromkeys(CallRecord._fields, "")
-    numbers = {"utc_offset": 0, "duration": 1, "talk_duration": 1, "agent_ring_time": -1}
+    numbers = {
+        "identity": number,
+        "utc_offset": 0,
+        "duration": 1,
+        "talk_duration": 1,
+        "agent_ring_time": -1,
+    }
     return CallRecord._make({**columns, **numbers, "call_id": f"{number}", "raw": "{}"}.values())
 
 
@@ -27,6 +33,18 @@ def test_what_arrives_is_taken_in_order_and_in_pieces() -> None:
         taken.append(list(batch.records))
         waiting.committed()
     assert taken == [records[:3], records[3:6], records[6:]]
+
+
+def test_records_added_together_are_those_added_one_by_one() -> None:
+    together, alone = Batch(), Batch()
+    records = [record(number) for number in range(5)]
+    together.add(*records[:3])
+    together.add(*records[3:], mended=True)
+    together.add()
+    for number, one in enumerate(records):
+        alone.add(one, mended=number >= 3)
+    assert together == alone
+    assert together.size == 5 * (RECORD_OVERHEAD_BYTES + len("{}"))
 
 
 def test_a_batch_that_was_not_committed_is_taken_again_and_unchanged() -> None:
@@ -81,6 +99,17 @@ def test_a_mended_record_is_said_with_the_batch_that_holds_it() -> None:
     assert (second.records, second.mended) == ([record(2)], [record(2)])
 
 
+def test_of_two_equal_records_the_mended_one_is_said() -> None:
+    waiting = Waiting(10**6)
+    waiting.arriving.add(record(1), record(2))
+    waiting.arriving.add(record(1), mended=True)
+    first = waiting.take(2)
+    assert (first.records, first.mended) == ([record(1), record(2)], [])
+    waiting.committed()
+    second = waiting.take(2)
+    assert (second.records, second.mended) == ([record(1)], [record(1)])
+
+
 def test_what_a_batch_resolves_is_not_forgotten_when_it_is_parted() -> None:
     waiting = Waiting(10**6)
     for number in range(3):
@@ -93,7 +122,59 @@ def test_what_a_batch_resolves_is_not_forgotten_when_it_is_parted() -> None:
     assert resolved == [7]
 
 
-steps = st.sampled_from(["add", "add", "mend", "quarantine", "take", "commit"])
+def test_who_waits_is_told_by_the_commit_of_the_last_that_was_there() -> None:
+    waiting = Waiting(10**6)
+    told: list[str] = []
+    waiting.arriving.add(record(1), record(2))
+    waiting.when_committed(lambda: told.append("two records"))
+    waiting.arriving.add_quarantined(quarantined(1))
+    waiting.when_committed(lambda: told.append("and a quarantined report"))
+    waiting.arriving.add(record(3))
+    waiting.when_committed(lambda: told.append("and a record"))
+    after = []
+    while waiting.take(2):  # what is quarantined goes first
+        waiting.committed()
+        after.append(len(told))
+    assert after == [0, 3]
+    assert told == ["two records", "and a quarantined report", "and a record"]
+
+
+def test_what_arrives_while_a_commit_runs_waits_for_the_next_one() -> None:
+    waiting = Waiting(10**6)
+    told: list[int] = []
+    waiting.arriving.add(record(1))
+    assert not waiting.committing
+    waiting.take(10)
+    assert waiting.committing
+    waiting.arriving.add(record(2))
+    waiting.when_committed(lambda: told.append(2))
+    waiting.committed()
+    assert not waiting.committing
+    assert told == []
+    waiting.take(10)
+    waiting.committed()
+    assert told == [2]
+
+
+def test_who_is_told_may_take_custody_of_more() -> None:
+    waiting = Waiting(10**6)
+    told: list[int] = []
+
+    def go_on(number: int) -> None:
+        waiting.arriving.add(record(number))
+        waiting.when_committed(lambda: told.append(number))
+
+    waiting.arriving.add(record(1))
+    waiting.when_committed(lambda: go_on(2))
+    waiting.take(10)
+    waiting.committed()
+    assert (told, len(waiting)) == ([], 1)
+    waiting.take(10)
+    waiting.committed()
+    assert (told, len(waiting)) == ([2], 0)
+
+
+steps = st.sampled_from(["add", "add", "add many", "mend", "quarantine", "take", "commit"])
 
 
 @settings(deadline=None, max_examples=200)
@@ -102,7 +183,12 @@ def test_nothing_is_lost_nor_doubled_whatever_the_order(order: list[str], max_re
     waiting = Waiting(10**6)
     added: list[CallRecord | QuarantinedReport] = []
     stored: list[CallRecord | QuarantinedReport] = []
+    awaited: list[tuple[int, int]] = []  # how much had been added, and stored when it was told
     taken = None
+
+    def await_commit(there: int) -> None:
+        waiting.when_committed(lambda: awaited.append((there, len(stored))))
+
     for number, step in enumerate([*order, *["take", "commit"] * 60]):
         if step == "take":
             taken = waiting.take(max_records)
@@ -114,10 +200,18 @@ def test_nothing_is_lost_nor_doubled_whatever_the_order(order: list[str], max_re
         elif step == "quarantine":
             waiting.arriving.add_quarantined(quarantined(number))
             added.append(quarantined(number))
+        elif step == "add many":
+            waiting.arriving.add(*[record(number)] * 3)
+            added += [record(number)] * 3
         elif step in ("add", "mend"):
             waiting.arriving.add(record(number), mended=step == "mend")
             added.append(record(number))
         assert len(waiting) == len(added) - len(stored)
+        if waiting:
+            await_commit(len(added))
+    assert all(stored_then >= there for there, stored_then in awaited)
+    assert awaited == sorted(awaited)
+    assert not waiting._awaited
     assert sorted(map(repr, stored)) == sorted(map(repr, added))
     assert [one for one in stored if isinstance(one, CallRecord)] == [
         one for one in added if isinstance(one, CallRecord)

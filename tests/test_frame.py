@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdrd.frame import KIB, MAX_DEPTH, PAYLOAD_BYTES, Broken, Frame, Framer, mend
+from cdrd.frame import BLOCK_BYTES, KIB, MAX_DEPTH, PAYLOAD_BYTES, Broken, Frame, Framer, mend
 
 SAMPLES = Path(__file__).parent / "samples"
 MAX = 64 * KIB
@@ -56,29 +56,40 @@ def seen(frame: Frame | Broken) -> Seen:
     return Seen(bytes(frame.text), mended=frame.mended)
 
 
-def pull(framer: Framer) -> list[Frame | Broken]:
-    pulled = []
-    while (frame := framer.next_frame()) is not None:
-        pulled.append(frame)
-    return pulled
+def pull(framer: Framer, *, lines_first: bool = True) -> list[Frame | Broken]:
+    """Pull all that is at hand as a stream does: lines first, else frames; or frames alone."""
+    pulled: list[Frame | Broken] = []
+    while True:
+        if lines_first and (lines := framer.next_lines()) is not None:
+            assert lines.texts
+            pulled += map(Frame, map(str.encode, lines.texts), lines.reports)
+            assert len(lines.texts) == len(lines.reports)
+        elif (frame := framer.next_frame()) is not None:
+            pulled.append(frame)
+        else:
+            return pulled
 
 
-def feed(framer: Framer, stream: bytes, cuts: Iterable[int] = ()) -> list[Frame | Broken]:
+def feed(
+    framer: Framer, stream: bytes, cuts: Iterable[int] = (), *, lines_first: bool = True
+) -> list[Frame | Broken]:
     """Hand the stream over, cut at the given places; what comes out without its end."""
     ends = [*sorted({cut for cut in cuts if 0 < cut < len(stream)}), len(stream)]
     pulled = []
     start = 0
     for end in ends:
         framer.receive(stream[start:end])
-        pulled += pull(framer)
+        pulled += pull(framer, lines_first=lines_first)
         start = end
     return pulled
 
 
-def read(stream: bytes, cuts: Iterable[int] = (), max_bytes: int = MAX) -> list[Seen]:
+def read(
+    stream: bytes, cuts: Iterable[int] = (), max_bytes: int = MAX, *, lines_first: bool = True
+) -> list[Seen]:
     """Return everything that a whole stream gives."""
     framer = Framer(max_bytes)
-    frames = feed(framer, stream, cuts)
+    frames = feed(framer, stream, cuts, lines_first=lines_first)
     return [seen(frame) for frame in (*frames, *framer.close("closed"))]
 
 
@@ -87,9 +98,10 @@ def every_byte(stream: bytes) -> range:
 
 
 def check_three_ways(stream: bytes, expected: Sequence[Seen], delimiter: bytes = b"\n") -> None:
-    """Whole, byte by byte, and with more behind."""
+    """Whole, byte by byte, and with more behind; also where no line is taken with others."""
     assert read(stream) == list(expected)
     assert read(stream, every_byte(stream)) == list(expected)
+    assert read(stream, lines_first=False) == list(expected)
     more = stream + delimiter + GOOD + delimiter
     assert read(more) == [*expected, Seen(GOOD)]
 
@@ -225,6 +237,116 @@ def test_a_whole_object_that_is_no_json_goes_alone() -> None:
                 assert first.broken_size is not None
                 assert first.text.startswith(bad)
                 assert second == Seen(GOOD)
+
+
+# Lines.
+
+
+def taken_together(stream: bytes, max_bytes: int = MAX) -> list[int]:
+    """How many objects each block of lines has, up to the first that is not all lines."""
+    framer = Framer(max_bytes)
+    framer.receive(stream)
+    sizes = []
+    while (lines := framer.next_lines()) is not None:
+        sizes.append(len(lines.texts))
+    return sizes
+
+
+@pytest.mark.parametrize("delimiter", [b"\n", b"\r\n", b"\n\n", b"\r\n \r\n", b" \t\n", b"\n  "])
+def test_whole_lines_are_taken_together(delimiter: bytes) -> None:
+    stream = b"".join(report + delimiter for report in REPORTS)
+    assert taken_together(stream) == [len(REPORTS)]
+    check_three_ways(stream, [Seen(report) for report in REPORTS], delimiter)
+
+
+def test_objects_that_nothing_parts_are_taken_together_up_to_the_last() -> None:
+    assert taken_together(b"".join(REPORTS)) == [len(REPORTS) - 1]
+    assert taken_together(GOOD) == []
+
+
+def test_a_block_ends_at_a_whole_line() -> None:
+    for delimiter, last in ((b"\n", 0), (b"", 1)):
+        line = GOOD + delimiter
+        sizes = taken_together(line * 1500)
+        assert sum(sizes) == 1500 - last
+        assert all(size == BLOCK_BYTES // len(line) for size in sizes[:-1])
+        assert len(sizes) == -(-1500 * len(line) // BLOCK_BYTES)
+
+
+def test_a_line_longer_than_a_block_is_one_of_its_own() -> None:
+    long = b'{"a":"' + b"x" * (BLOCK_BYTES + 5) + b'"}'
+    assert taken_together((long + b"\n" + GOOD + b"\n") * 2) == [1, 1, 1, 1]
+    check_three_ways((long + b"\n" + GOOD + b"\n") * 2, [Seen(long), Seen(GOOD)] * 2)
+
+
+def test_the_lines_before_a_partial_one_are_taken() -> None:
+    for cut in range(1, len(GOOD)):
+        framer = Framer(MAX)
+        framer.receive((GOOD_2 + b"\n") * 2 + GOOD[:cut])
+        assert [seen(frame) for frame in pull(framer)] == [Seen(GOOD_2)] * 2
+        assert framer.pending == cut
+        framer.receive(GOOD[cut:] + b"\n" + GOOD_2 + b"\n")
+        assert [seen(frame) for frame in pull(framer)] == [Seen(GOOD), Seen(GOOD_2)]
+
+
+ODD = {
+    "a number": (b"123", []),
+    "true": (b"true", []),
+    "text": (b"heartbeat response", []),
+    "an empty array": (b"[]", []),
+    "an array of numbers": (b"[1,2]", []),
+    "an array of texts": (b'["1"]', [Seen(b'"1"]', 4)]),
+    "a text in quotes": (b'"OK"', [Seen(b'"OK"', 4)]),
+    "an array of an object": (b"[" + GOOD_2 + b"]", [Seen(GOOD_2)]),
+    "a comma behind": (GOOD_2 + b",", [Seen(GOOD_2)]),
+    "text behind": (GOOD_2 + b" OK", [Seen(GOOD_2)]),
+    "two objects glued": (GOOD_2 + GOOD, [Seen(GOOD_2), Seen(GOOD)]),
+    "two objects with a blank": (GOOD_2 + b" " + GOOD, [Seen(GOOD_2), Seen(GOOD)]),
+    "blanks before": (b" \t " + GOOD_2, [Seen(GOOD_2)]),
+    "blanks behind": (GOOD_2 + b" \t ", [Seen(GOOD_2)]),
+    "blanks of Unicode": (
+        " \u3000\u2028\x85".encode() + GOOD_2 + b"\x1c\x0b\xc2\xa0",
+        [Seen(GOOD_2)],
+    ),
+    "NUL": (b"\0" + GOOD_2 + b"\0", [Seen(GOOD_2)]),
+    "a byte order mark": (b"\xef\xbb\xbf" + GOOD_2, [Seen(GOOD_2)]),
+    "nested objects": (b'{"a":{"b":[{"c":{}},{}]}}', [Seen(b'{"a":{"b":[{"c":{}},{}]}}')]),
+    "an object over lines": (b'{\n"a":\n{}\n}', [Seen(b'{\n"a":\n{}\n}')]),
+    "other letters": ('{"a":"Müller 東京 📞"}'.encode(), [Seen('{"a":"Müller 東京 📞"}'.encode())]),
+    "what is no JSON": (b"{action:NewCdr}", [Seen(b"{action:NewCdr}", 15)]),
+    "what is no UTF-8": (b'{"a":"\xff"}', [Seen(b'{"a":"\xff"}', 9)]),
+    "text that is no UTF-8": (b"\xff", []),
+    "half a character": (b'{"a":"\xe6\x9d"}', [Seen(b'{"a":"\xe6\x9d"}', 10)]),
+    "a lone surrogate": (b'{"a":"\\ud800"}', [Seen(b'{"a":"\\ud800"}', 14)]),
+    "an escape off a page": (b'{"a":"\\_"}', [Seen(b'{"a":"_"}', mended=True)]),
+    "a torn report": (GOOD_2[:60], [Seen(GOOD_2[:60] + b"\n", 61)]),
+    "too long a report": (
+        b'{"a":"' + b"x" * MAX + b'"}',
+        [Seen(b'{"a":"' + b"x" * (PAYLOAD_BYTES - 6), MAX + 8)],
+    ),
+}
+"""Lines that are not one whole object and nothing else, and what each gives."""
+
+
+@pytest.mark.parametrize("before", [0, 1, BLOCK_BYTES // len(GOOD + b"\n"), 700])
+@pytest.mark.parametrize(("odd", "expected"), ODD.values(), ids=ODD.keys())
+def test_an_odd_line_among_others_costs_none_of_them(
+    odd: bytes, expected: list[Seen], before: int
+) -> None:
+    stream = (GOOD + b"\n") * before + odd + b"\n" + (GOOD + b"\n") * 600
+    whole = [Seen(GOOD)] * before + expected + [Seen(GOOD)] * 600
+    for chunk_bytes in (len(stream), 64 * KIB, 1000):
+        assert read(stream, range(0, len(stream), chunk_bytes)) == whole
+    returned = stream.replace(b"\n", b"\r\n")
+    assert read(returned) == read(returned, lines_first=False)
+
+
+def test_a_report_of_other_letters_is_measured_in_bytes() -> None:
+    for letter in ("ä", "東", "📞"):
+        report = ('{"a":"' + letter * 30 + '"}').encode()
+        stream = (report + b"\n") * 3
+        assert read(stream, max_bytes=len(report)) == [Seen(report)] * 3
+        assert read(stream, max_bytes=len(report) - 1) == [Seen(report, len(report))] * 3
 
 
 # A torn report.
@@ -484,6 +606,28 @@ def test_no_bytes_raise_and_their_frames_do_not_depend_on_the_chunks(
     whole = read(stream, max_bytes=max_bytes)
     assert read(stream, cuts, max_bytes) == whole
     assert read(stream, every_byte(stream), max_bytes) == whole
+    assert read(stream, cuts, max_bytes, lines_first=False) == whole
+
+
+odd_lines = st.sampled_from([odd for odd, _ in ODD.values() if len(odd) < KIB]) | garbage
+line_ends = st.sampled_from([b"\n", b"\n", b"\r\n", b"\n\n", b""])
+runs = st.tuples(st.integers(0, 900), odd_lines, line_ends)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(runs, max_size=6),
+    line_ends,
+    st.lists(st.integers(0, 400_000), max_size=12),
+    st.sampled_from([MAX, 100]),
+)
+def test_many_lines_with_odd_ones_among_them_are_the_same_frames_in_any_chunking(
+    parts: list[tuple[int, bytes, bytes]], line_end: bytes, cuts: list[int], max_bytes: int
+) -> None:
+    stream = b"".join((GOOD + line_end) * count + odd + end for count, odd, end in parts)
+    whole = read(stream, lines_first=False, max_bytes=max_bytes)
+    assert read(stream, max_bytes=max_bytes) == whole
+    assert read(stream, cuts, max_bytes) == whole
 
 
 @settings(deadline=None, max_examples=400)
@@ -549,6 +693,11 @@ SLOW = {
     "listed": b"{}," * (MAX // 3),
     "listed over lines": b"{\n}," * (MAX // 4),
     "reports": (GOOD + b",\n") * (MAX // len(GOOD + b",\n")),
+    "odd lines": b"{}\n1\n" * (MAX // 5),
+    "bad lines": b"{}\n{x}\n" * (MAX // 7),
+    "glue in texts": b'{"a":"}{"}' * (MAX // 10),
+    "lines in an array": b'{"a":[\n' + b"{}\n,\n" * (MAX // 5),
+    "a long line behind a short one": b"{}\n{" + b'"}{",' * (MAX // 5),
 }
 """Streams of 64 KiB, most of them of what never becomes whole."""
 

@@ -3,11 +3,12 @@
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -16,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdrd.batch import Batch
-from cdrd.record import ABSENT_SECONDS, CallRecord, NotARecord, make_record, utc_milliseconds
-from cdrd.report import ReleasedCall, read_report
+from cdrd.record import ABSENT_SECONDS, CallRecord, NotARecord, make_records, utc_milliseconds
+from cdrd.report import ReleasedCall, read_reports
 from cdrd.schema import migrate
 from cdrd.store import commit
 
@@ -26,17 +27,24 @@ BERLIN = ZoneInfo("Europe/Berlin")
 RECEIVED_AT = "2024-01-01T00:00:00.000Z"
 
 
-def record_of(report: dict[str, Any], *, zone: str = "Europe/Berlin", raw: str = "") -> CallRecord:
-    call = read_report(report)
-    assert isinstance(call, ReleasedCall)
-    return make_record(
-        call,
+def records_of(
+    reports: Sequence[dict[str, Any]], *, zone: str = "Europe/Berlin", raws: Sequence[str] = ()
+) -> list[CallRecord]:
+    calls = read_reports(reports)
+    assert all(isinstance(call, ReleasedCall) for call in calls)
+    return make_records(
+        [call for call in calls if isinstance(call, ReleasedCall)],
+        raws or [orjson.dumps(report).decode() for report in reports],
         pbx="hq",
         zone=ZoneInfo(zone),
         source="tcp",
         received_at=RECEIVED_AT,
-        raw=raw or orjson.dumps(report, option=orjson.OPT_NON_STR_KEYS).decode(),
     )
+
+
+def record_of(report: dict[str, Any], *, zone: str = "Europe/Berlin", raw: str = "") -> CallRecord:
+    (record,) = records_of([report], zone=zone, raws=[raw] if raw else ())
+    return record
 
 
 def new_cdr(**fields: Any) -> dict[str, Any]:
@@ -63,7 +71,7 @@ def refusal(report: dict[str, Any]) -> str:
 def row(**columns: Any) -> CallRecord:
     """Make a row by hand: absent is what is not named."""
     absent: dict[str, Any] = dict.fromkeys(CallRecord._fields, "")
-    absent |= {"duration": -1, "talk_duration": -1, "agent_ring_time": -1}
+    absent |= {"identity": 0, "duration": -1, "talk_duration": -1, "agent_ring_time": -1}
     return CallRecord(**{**absent, "pbx": "hq", "source": "tcp", **columns})
 
 
@@ -223,7 +231,8 @@ def test_a_published_report_gives_this_row(name: str) -> None:
         one._replace(received_at=RECEIVED_AT, raw=line)
         for one, line in zip(ROWS[name], lines, strict=True)
     ]
-    assert [record_of(orjson.loads(line), raw=line) for line in lines] == expected
+    found = records_of([orjson.loads(line) for line in lines], raws=lines)
+    assert [record._replace(identity=0) for record in found] == expected
 
 
 # The start.
@@ -459,6 +468,20 @@ def test_seconds_are_taken_as_text_and_as_numbers(key: str, column: str) -> None
     assert getattr(record_of(new_cdr(**{key: 0})), column) == 0
 
 
+# The identity.
+
+IDENTITY = {
+    "callfrom": "1001",
+    "callto": "91001",
+    "callduraction": "30",
+    "talkduraction": "28",
+    "status": "BUSY",
+    "type": "Inbound",
+    "timestart": "2017-09-14 09:45:15",
+}
+"""What tells a record from another of its PBX and call_id, with another value."""
+
+
 def test_one_call_is_one_identity_in_every_dialect() -> None:
     plain = new_cdr()
     renamed = {
@@ -469,14 +492,54 @@ def test_one_call_is_one_identity_in_every_dialect() -> None:
             "call_from": 1000,
             "call_to": " 91000",
             "call_duration": 29,
-            "talk_duration": 29,
+            "talk_duration": "029",
             "status": "answered",
             "type": "OUTBOUND",
             "pin_code": " ",
         },
     }
-    one, other = record_of(plain), record_of(renamed)
+    one, other = records_of([plain, renamed])
     assert one._replace(raw="") == other._replace(raw="")
+
+
+def test_an_identity_stays_what_it_is_in_the_databases_that_exist() -> None:
+    fields = b"hq\x002017-09-14 09:30:15\x001000\x0091000\x0029\x0029\x00ANSWERED\x00Outbound"
+    assert record_of(new_cdr()).identity == crc32(fields)
+    assert record_of(new_cdr(callid="x")).identity == ~crc32(fields)
+    bare = new_cdr(callfrom="", callto=None, callduraction="", talkduraction=" ", status="")
+    fields = b"hq\x002017-09-14 09:30:15\x00\x00\x00-1\x00-1\x00\x00Outbound"
+    assert record_of(bare).identity == crc32(fields)
+
+
+@pytest.mark.parametrize(("key", "other"), IDENTITY.items())
+@pytest.mark.parametrize("call_id", ["1505352615.274", "x"])
+def test_another_value_of_the_identity_is_another_identity(
+    key: str, other: str, call_id: str
+) -> None:
+    one, two = records_of([new_cdr(callid=call_id), new_cdr(callid=call_id, **{key: other})])
+    assert one.identity != two.identity
+
+
+@pytest.mark.parametrize(
+    "key", ["cdrid", "srctrunkname", "desttrunkname", "didnumber", "agentringtime", "pincode", "sn"]
+)
+def test_another_value_of_any_other_field_is_the_same_identity(key: str) -> None:
+    one, two = records_of([new_cdr(), new_cdr(**{key: "7"})])
+    assert one.identity == two.identity
+
+
+def test_an_identity_is_negative_where_the_zone_told_the_start() -> None:
+    told_by_id, told_by_zone = records_of([new_cdr(), new_cdr(callid="1505352616.274")])
+    assert told_by_id.identity >= 0 > told_by_zone.identity
+
+
+@pytest.mark.parametrize("call_id", ["1505352615.274", "x"])
+def test_an_identity_stays_when_the_zone_is_corrected(call_id: str) -> None:
+    identities = {
+        record_of(new_cdr(callid=call_id), zone=zone).identity
+        for zone in ("Europe/Berlin", "America/New_York", "Asia/Kathmandu")
+    }
+    assert len(identities) == 1
 
 
 # What is no record.
@@ -539,6 +602,18 @@ def test_an_escaped_nul_is_found_however_deep_it_was_escaped(message: str) -> No
         assert record_of(orjson.loads(raw), raw=raw).caller == "1\\u0000"
 
 
+def test_a_nul_whose_escape_is_itself_escaped_is_found() -> None:
+    message = (
+        '{"call_id":"1505352615.274","time_start":"2017-09-14 09:30:15","pin_code":"1\\u0000"}'
+    )
+    for escaped in ("\\\\\\u00750000", "\\\\u\\u0030000", "\\u005c\\u00750\\u003000"):
+        raw = json.dumps({"type": 30012, "msg": message}).replace("\\\\u0000", escaped)
+        report = orjson.loads(raw)
+        assert report["msg"] == message
+        with pytest.raises(NotARecord, match="NUL"):
+            record_of(report, raw=raw)
+
+
 def test_a_nul_in_an_unknown_key_harms_nothing() -> None:
     assert record_of(new_cdr(note="\0")).caller == "1000"
 
@@ -579,6 +654,83 @@ def test_any_json_in_any_field_is_a_record_or_says_why_not(fields: dict[str, Any
     else:
         assert all(type(value) in (str, int) for value in record)
         assert record.raw == raw
+
+
+def alone(fields: dict[str, Any], zone: str) -> CallRecord | None:
+    try:
+        return record_of(new_cdr(**fields), zone=zone)
+    except NotARecord:
+        return None
+
+
+some_starts = st.sampled_from(
+    [
+        {},
+        {"callid": "x"},
+        {"callid": 1_698_539_400, "timestart": "2023-10-29 02:30:00"},
+        {"callid": "7.1", "timestart": "2023-10-29 02:30:00"},
+        {"callid": "7.1", "timestart": "2023/03/26 02:30:59"},
+        {"callid": "1505352615", "timestart": "2017-09-14T01:30:15"},
+    ]
+)
+some_fields = st.dictionaries(keys, words | st.integers(0, 2**63 - 1), max_size=2)
+likely_fields = st.dictionaries(
+    st.sampled_from([*TEXTS, *SECONDS, "status", "type"]),
+    st.sampled_from(["", " 7", "029", 29, 0, None, "7200", "2147483648"]),
+    max_size=5,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.builds(
+            lambda start, likely, fields: {**start, **likely, **fields},
+            some_starts,
+            likely_fields,
+            st.just({}) | st.just({}) | st.just({}) | some_fields,
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu"]),
+)
+def test_records_made_together_are_those_made_alone(
+    reports: list[dict[str, Any]], zone: str
+) -> None:
+    """And where one of them is none, there are none together: each has to be asked for alone."""
+    expected = [alone(fields, zone) for fields in reports]
+    try:
+        together = records_of([new_cdr(**fields) for fields in reports], zone=zone)
+    except NotARecord:
+        assert None in expected
+    else:
+        assert together == expected
+
+
+@pytest.mark.parametrize("at", [0, 1, 99])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"callid": ""},
+        {"callid": None},
+        {"timestart": "2017-02-30 09:30:15"},
+        {"timestart": "9999-12-31 23:30:15", "callid": "x"},
+        {"timestart": ""},
+        {"callduraction": "-1"},
+        {"agentringtime": 1.5},
+        {"pincode": []},
+        {"recording": "\0"},
+    ],
+)
+def test_one_that_is_no_record_spoils_all_that_are_made_with_it(
+    fault: dict[str, Any], at: int
+) -> None:
+    reports = [new_cdr(callid=f"1505352615.{number}") for number in range(100)]
+    assert len(records_of(reports)) == 100
+    reports[at] |= fault
+    with pytest.raises(NotARecord):
+        records_of(reports, zone="America/New_York")
 
 
 @settings(deadline=None, max_examples=150)

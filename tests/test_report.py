@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdrd.report import OtherEvent, ReleasedCall, Report, Unreadable, read_report
+from cdrd.report import OtherEvent, ReleasedCall, Report, Unreadable, read_report, read_reports
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -259,6 +259,27 @@ def test_a_report_read_again_says_the_same() -> None:
             assert released(call) == released(call)
 
 
+@pytest.mark.parametrize("event", ["NewCdr", " NewCdr\t"])
+@pytest.mark.parametrize(
+    "names", [("action", None), ("event", None), ("action", "event"), ("event", "action")]
+)
+def test_a_released_call_is_known_by_either_key_and_with_blanks_around_it(
+    event: str, names: tuple[str, str | None]
+) -> None:
+    key, blank = names
+    call = {key: event, "callid": "1495779310.371"} | ({blank: ""} if blank else {})
+    for report in (read_report(call), *read_reports([call])):
+        assert isinstance(report, ReleasedCall)
+        assert report.call_id == "1495779310.371"
+
+
+def test_reports_read_together_are_those_read_alone() -> None:
+    names = [path.name for path in sorted(SAMPLES.glob("*.jsonl")) if "seed" not in path.name]
+    parsed = [report for name in names for report in sample(name)]
+    assert read_reports(parsed) == [read_report(report) for report in parsed]
+    assert read_reports([]) == []
+
+
 keys = st.sampled_from(
     [
         *("action", "event", "type", "msg", "sn", "callid", "call_id", "timestart", "status"),
@@ -288,8 +309,11 @@ objects = st.dictionaries(
 @settings(deadline=None, max_examples=500)
 @given(objects)
 def test_any_json_in_any_field_is_a_report_and_never_an_exception(parsed: dict[str, Any]) -> None:
+    as_received = dict(parsed)
     report: Report = read_report(parsed)
     assert isinstance(report, ReleasedCall | OtherEvent | Unreadable)
+    assert read_reports([parsed, parsed]) == [report, report]
+    assert parsed == as_received
 
 
 @settings(deadline=None, max_examples=300)

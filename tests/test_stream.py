@@ -52,6 +52,19 @@ class Connection:
     def close(self) -> None:
         self.stream.close("the peer closed within a report", RECEIVED_AT)
 
+    def receive_alone(self, body: bytes) -> None:
+        """Receive with a stream of its own, as a request's body comes."""
+        stream = ReportStream(
+            self.stream.origin,
+            peer=self.stream.peer,
+            source="tcp",
+            waiting=self.waiting,
+            totals=self.totals,
+            max_report_bytes=64 * KIB,
+        )
+        stream.receive(body, RECEIVED_AT)
+        stream.close("the peer closed within a report", RECEIVED_AT)
+
     def check_identity(self) -> None:
         assert self.totals.received == len(self.waiting) + self.totals.passed_over
         assert self.totals.received == self.stream.reports
@@ -162,6 +175,93 @@ def test_a_bad_report_costs_exactly_itself() -> None:
     connection.check_identity()
 
 
+MENDED_MESSAGE = (
+    b'{"type":30012,"msg":"{\\"call_id\\":\\"a\\\\_b\\",'
+    b'\\"time_start\\":\\"2017-09-14 09:30:15\\"}"}\n'
+)
+BAD = {
+    "no time": call("", timestart="2017-02-30 09:30:15"),
+    "no call id": call("", callid=""),
+    "a fraction": call("", callduraction=1.5),
+    "NUL": call("", callfrom="\0"),
+    "another serial": call("369362089179"),
+    "no serial that can be one": call([]),
+    "no event": b'{"action":[]}\n',
+    "no message": b'{"type":30012,"msg":"{"}\n',
+    "no JSON": b"{x}\n",
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("at", [0, 1, 50, 99])
+def test_one_bad_report_in_a_block_costs_none_of_its_neighbours(bad: bytes, at: int) -> None:
+    lines = [call("369451090405", callid=f"1505352615.{number}") for number in range(100)]
+    connection = Connection(SHOP)
+    connection.receive(b"".join([*lines[:at], bad, *lines[at:]]))
+    assert [record.call_id for record in connection.batch.records] == [
+        f"1505352615.{number}" for number in range(100)
+    ]
+    (quarantined,) = connection.batch.quarantined
+    assert quarantined.payload.rstrip() == bad.rstrip()
+    connection.check_identity()
+
+
+def test_each_of_a_block_of_bad_reports_has_its_own_reason() -> None:
+    connection = Connection(SHOP, BRANCH)
+    connection.receive(
+        call("369451090405", timestart="soon") + call("1") + call("2") + call("369362089179")
+    )
+    first, second, third = connection.batch.quarantined
+    assert (first.pbx, "soon" in first.reason) == ("shop", True)
+    assert (second.pbx, "'1'" in second.reason) == ("shop/branch", True)
+    assert (third.pbx, "'2'" in third.reason) == ("shop/branch", True)
+    assert [record.pbx for record in connection.batch.records] == ["branch"]
+    connection.check_identity()
+
+
+def test_calls_whose_id_tells_the_start_and_others_share_a_block() -> None:
+    connection = Connection(BRANCH, SHOP)
+    starts = [("1505352615.1", 480), ("x", -240), ("1505381415.2", 0), ("1505352616.3", -240)]
+    connection.receive(b"".join(call("369362089179", callid=call_id) for call_id, _ in starts))
+    records = connection.batch.records
+    assert [(record.call_id, record.utc_offset) for record in records] == starts
+    assert [record.identity < 0 for record in records] == [False, True, False, True]
+
+
+def test_what_comes_in_one_piece_is_in_the_order_received() -> None:
+    """Also where a message had to be mended, or two PBXs or events take turns."""
+    message = '{"call_id":"%d","time_start":"2017-09-14 09:30:15","dst_trunk_name":"a\\_b"}'
+    mended = [
+        json.dumps({"type": 30012, "sn": "369451090405", "msg": message % number}).encode() + b"\n"
+        for number in (1, 4)
+    ]
+    bad = call("369451090405", timestart="soon")
+    unreadable = b'{"action":[]}\n'
+    stream = (
+        call("369451090405", callid="0")
+        + mended[0]
+        + call("369362089179", callid="2")
+        + bad
+        + unreadable
+        + (BYE + b"\n")
+        + call("369451090405", callid="3")
+        + mended[1]
+        + bad
+    )
+    for cuts in ([], list(range(len(stream)))):
+        connection = Connection(BRANCH, SHOP)
+        connection.receive(stream, cuts)
+        records = connection.batch.records
+        assert [record.call_id for record in records] == ["0", "1", "2", "3", "4"]
+        assert [record.call_id for record in connection.batch.mended] == ["1", "4"]
+        assert [one.payload for one in connection.batch.quarantined] == [
+            bad.rstrip(),
+            unreadable.rstrip(),
+            bad.rstrip(),
+        ]
+        connection.check_identity()
+
+
 def test_half_a_report_at_the_end_goes_to_quarantine() -> None:
     for cut in range(1, len(GOOD)):
         connection = Connection()
@@ -207,6 +307,41 @@ def test_a_long_event_name_is_one_name() -> None:
     connection.check_identity()
 
 
+def test_of_whole_bodies_the_calls_are_taken_together_and_what_is_neither_is_left() -> None:
+    bodies = [
+        GOOD + b"\r\n",
+        BYE,
+        b"hello",
+        b"",
+        b"[]",
+        b'\xef\xbb\xbf{"action":"BYE"}',
+        GOOD + BYE,
+        GOOD[:40],
+        b'{"action":[]}',
+        MENDED_MESSAGE,
+        b" " + call("369362089179", callid="7"),
+    ]
+    connection = Connection()
+    taken = connection.stream.take_whole(bodies, RECEIVED_AT)
+    assert taken == ([0, 10], [1], [2, 3, 4, 5, 6, 7, 8, 9])
+    assert [record.raw for record in connection.batch.records] == [
+        GOOD.decode(),
+        bodies[10].strip().decode(),
+    ]
+    assert connection.totals.events == {"BYE": 1}
+    connection.check_identity()
+
+
+@pytest.mark.parametrize("bad", [call("x", callid=""), call("x", timestart="soon"), call(5)])
+def test_calls_that_cannot_be_taken_together_are_all_left(bad: bytes) -> None:
+    connection = Connection(BRANCH, SHOP)
+    good = call("369362089179")
+    taken = connection.stream.take_whole([good, BYE, bad, good], RECEIVED_AT)
+    assert (taken.waiting, taken.passed_over) == ([], [1])
+    assert sorted(taken.left) == [0, 2, 3]
+    connection.check_identity()
+
+
 pieces = st.sampled_from(
     [
         GOOD,
@@ -228,7 +363,22 @@ pieces = st.sampled_from(
         b"Response: Success\r\n",
     ]
 )
-streams = st.binary(max_size=80) | st.lists(pieces, max_size=30).map(b"".join)
+lines = st.sampled_from(
+    [
+        *BAD.values(),
+        GOOD + b"\n",
+        GOOD + GOOD + b"\r\n",
+        BYE + b"\n\n",
+        call("369362089179"),
+        call("", callid="7"),
+        MENDED_MESSAGE,
+    ]
+)
+streams = (
+    st.binary(max_size=80)
+    | st.lists(pieces, max_size=30).map(b"".join)
+    | st.lists(lines, max_size=30).map(b"".join)
+)
 
 
 @settings(deadline=None, max_examples=400)
@@ -246,3 +396,21 @@ def test_everything_received_is_a_record_in_quarantine_or_passed_over(
     whole.close()
     assert connection.batch == whole.batch
     assert connection.totals == whole.totals
+
+
+bodies = st.sampled_from([GOOD, b" " + GOOD, BYE, call("", callid="7"), MENDED_MESSAGE]) | streams
+
+
+@settings(deadline=None)
+@given(st.lists(bodies, max_size=8))
+def test_what_is_taken_of_whole_bodies_is_what_a_stream_for_each_takes(bodies: list[bytes]) -> None:
+    together = Connection()
+    left = together.stream.take_whole(bodies, RECEIVED_AT).left
+    for body in [bodies[place] for place in left]:
+        together.receive_alone(body)
+    alone = Connection()
+    for body in bodies:
+        alone.receive_alone(body)
+    assert together.totals == alone.totals
+    assert sorted(together.batch.records) == sorted(alone.batch.records)
+    assert sorted(together.batch.quarantined) == sorted(alone.batch.quarantined)

@@ -1,0 +1,165 @@
+"""What waits for the database stays bounded, whoever connects meanwhile, and nothing is lost."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+import uvloop
+
+from cdrd.batch import Waiting
+from cdrd.frame import KIB
+from cdrd.intake import Intake
+from cdrd.listen import AcceptedConnection, Listener
+from cdrd.log import LineWriter, make_logger
+from cdrd.sender import Sender
+from cdrd.store import MIB, Store, open_reader
+from cdrd.stream import Totals
+from cdrd.writer import Writer
+
+SOON = 20.0
+BOUND = 256 * KIB
+ONE_READ = 256 * KIB
+"""What uvloop hands over at once, at most."""
+
+REPORTS = 400
+STREAM_BYTES = 4 * MIB
+
+
+def stream(connection: int) -> bytes:
+    """Make large reports, beside whose text the overhead of a record is small."""
+    note = "x" * (STREAM_BYTES // REPORTS)
+    return b"".join(
+        b'{"action":"NewCdr","callid":"%d.%d","timestart":"2017-09-14 09:30:15","note":"%s"}\n'
+        % (connection, number, note.encode())
+        for number in range(REPORTS)
+    )
+
+
+@dataclass
+class Bench:
+    """All between the sockets and the database, on the loop that the daemon runs on."""
+
+    path: Path
+    waiting: Waiting
+    totals: Totals
+    intake: Intake
+    writer: Writer
+    address: tuple[str, int]
+
+    def stored(self) -> int:
+        reader = open_reader(self.path)
+        (count,) = reader.execute("SELECT count(*) FROM calls").fetchone()
+        reader.close()
+        return int(count)
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[Bench]:
+    """Make a bench whose writer does not run yet, like one whose database takes nothing."""
+    store = await Store.open(path, "normal")
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    lines = LineWriter(descriptor)
+    log = make_logger(lines)
+    waiting, totals = Waiting(BOUND), Totals()
+    intake = Intake(waiting, totals, log=log, max_report_bytes=64 * KIB)
+    writer = Writer(
+        store,
+        waiting,
+        totals,
+        log=log,
+        lines=lines,
+        max_records=1000,
+        max_delay=0,
+        room_made=intake.room_made,
+    )
+    intake.feed(writer)
+    sender = Sender("hq", ZoneInfo("UTC"), (ip_network("127.0.0.1"),))
+    listener = Listener(intake, [sender], log)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: AcceptedConnection(intake, listener), "127.0.0.1", 0
+    )
+    try:
+        yield Bench(path, waiting, totals, intake, writer, server.sockets[0].getsockname())
+    finally:
+        server.close()
+        await intake.close()
+        await store.close(0)
+        lines.close(SOON)
+        os.close(descriptor)
+
+
+async def connect(address: tuple[str, int]) -> socket.socket:
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * KIB)  # of what the kernel holds
+    await asyncio.get_running_loop().sock_connect(sock, address)
+    return sock
+
+
+async def send_while_it_reads(sock: socket.socket, sent: bytes) -> bytes:
+    """Send until the kernel takes no more in 100 turns of the loop; return the rest."""
+    idle = 0
+    while sent and idle < 100:
+        try:
+            sent = sent[sock.send(sent[: 64 * KIB]) :]
+            idle = 0
+        except BlockingIOError:
+            idle += 1
+        await asyncio.sleep(0)
+    return sent
+
+
+async def send_to_the_end(sock: socket.socket, rest: bytes) -> None:
+    """Send, and return when the other side has read all of it and has closed."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, rest)
+    sock.shutdown(socket.SHUT_WR)
+    assert await loop.sock_recv(sock, 1) == b""
+
+
+def test_who_connects_while_reading_is_paused_is_read_no_more_than_once(tmp_path: Path) -> None:
+    """uvloop begins to read after ``connection_made``, whatever was paused in it."""
+
+    async def flood() -> None:
+        async with opened(tmp_path / "cdr.sqlite3") as bench, asyncio.timeout(SOON):
+            rests = {}
+            for number in range(1, 4):
+                sock = held.enter_context(await connect(bench.address))
+                rests[sock] = await send_while_it_reads(sock, stream(number))
+                assert bench.intake.paused
+                assert len(bench.intake.connections) == number
+                assert len(rests[sock]) > STREAM_BYTES // 2
+                assert bench.waiting.arriving.size < BOUND + number * 1.5 * ONE_READ
+            committing = asyncio.create_task(bench.writer.run())
+            await asyncio.gather(*(send_to_the_end(sock, rest) for sock, rest in rests.items()))
+            bench.writer.stop()
+            await committing
+            assert bench.totals.stored == bench.stored() == 3 * REPORTS
+
+    with contextlib.ExitStack() as held:
+        uvloop.run(flood())
+
+
+@pytest.mark.parametrize("connections", [1, 5])
+def test_reading_goes_on_when_the_writer_has_made_room(tmp_path: Path, connections: int) -> None:
+    async def flood() -> None:
+        async with opened(tmp_path / "cdr.sqlite3") as bench, asyncio.timeout(SOON):
+            committing = asyncio.create_task(bench.writer.run())
+            socks = [held.enter_context(await connect(bench.address)) for _ in range(connections)]
+            await asyncio.gather(
+                *(send_to_the_end(sock, stream(at)) for at, sock in enumerate(socks))
+            )
+            bench.writer.stop()
+            await committing
+            assert bench.totals.received == bench.stored() == connections * REPORTS
+            assert not bench.intake.paused
+
+    with contextlib.ExitStack() as held:
+        uvloop.run(flood())
