@@ -17,12 +17,12 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	fi
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench clean systemd
+.PHONY: demo test lint bench clean servers
 
 demo: .venv/package
 	.venv/bin/cdrd demo
 
-test: .venv/development systemd
+test: .venv/development servers
 	.venv/bin/python -m pytest
 
 lint: .venv/development
@@ -53,7 +53,13 @@ clean:
 	@$(PIP) --editable '.[dev]'
 	@touch .venv/package $@
 
-# The tests check the units with systemd's own programs, and skip that where there are none.
-systemd:
-	@command -v systemd-analyze >/dev/null && command -v systemd-sysusers >/dev/null \
-		|| { $(call debian,systemd); } || echo "the units will not be checked"
+# $(call server,COMMAND,PACKAGE): what the tests start, and the Debian package that brings it.
+server = @command -v $(1) >/dev/null || { $(call debian,$(2)); }
+
+servers:
+	$(call server,systemd-analyze,systemd)
+	$(call server,systemd-sysusers,systemd)
+	$(call server,ip,iproute2)
+	$(call server,mariadbd,mariadb-server-core)
+	$(call server,soffice,libreoffice-calc-nogui)
+	$(call server,sqlite3,sqlite3)

@@ -94,8 +94,12 @@ class RunningDaemon:
         environment: dict[str, str] | None = None,
         read_log: bool = True,
         journal: bool = False,
+        inside: Sequence[str] = (),
     ) -> None:
-        """Start it; ``read_log=False`` leaves its stdout unread, ``journal`` acts as journald."""
+        """Start it; ``read_log=False`` leaves its stdout unread, ``journal`` acts as journald.
+
+        ``inside``: a command that runs another, in a network of its own for one.
+        """
         self.directory = directory
         self.database = directory / "cdr.sqlite3"
         self.config = write_config(directory, tables, listen)
@@ -108,7 +112,7 @@ class RunningDaemon:
         stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"} if journal else {}
         with (directory / "stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cdrd", "serve", "-c", self.config],
+                [*inside, sys.executable, "-m", "cdrd", "serve", "-c", self.config],
                 stdout=stdout,
                 stderr=stderr,
                 env=os.environ | stream | (environment or {}),
