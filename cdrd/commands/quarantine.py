@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cdrd.commands.arguments import add_config_argument, add_database_arguments, database_path
+from cdrd.commands.tables import printable
 from cdrd.config import Config, ConfigError, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
@@ -83,7 +84,7 @@ def _list(arguments: argparse.Namespace) -> int:
     for quarantine_id, report in kept:
         cells = (quarantine_id, report.received_at, report.pbx, report.peer, report.source)
         shown = [*map(str, cells), str(report.size), report.reason]
-        table.add_row(*(Text(_printable(cell)) for cell in shown))
+        table.add_row(*(Text(printable(cell)) for cell in shown))
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     with console.capture() as captured:  # by itself it would end with 1 on a closed pipe
         console.print(table)
@@ -96,9 +97,9 @@ def _show(arguments: argparse.Namespace) -> int:
     for quarantine_id, report in kept:
         for name, value in zip(report._fields, report, strict=True):
             if name != "payload":
-                print(f"{name}: {_printable(str(value))}")
+                print(f"{name}: {printable(str(value))}")
         print(f"payload of {quarantine_id}, {len(report.payload)} bytes:")
-        print(_printable(report.payload.decode(errors="backslashreplace")))
+        print(printable(report.payload.decode(errors="backslashreplace")))
     return _say_missing(arguments.ids, [quarantine_id for quarantine_id, _ in kept])
 
 
@@ -113,7 +114,7 @@ def _retry(arguments: argparse.Namespace) -> int:
         except NoDaemon:
             answer = asyncio.run(_retry_here(config, database, some))
         for quarantine_id, reason in answer["staying"]:
-            print(f"{quarantine_id} stays: {_printable(reason)}")
+            print(f"{quarantine_id} stays: {printable(reason)}")
         staying += len(answer["staying"])
         settled.update({name: answer[name] for name in ("resolved", "stored", "duplicate")})
     print(
@@ -204,11 +205,3 @@ def _say_missing(ids: Sequence[int], there: Sequence[int]) -> int:
     for quarantine_id in missing:
         print(f"{quarantine_id}: not in quarantine", file=sys.stderr)
     return EXIT_FAILED if missing else EXIT_DONE
-
-
-def _printable(text: str) -> str:
-    """Show what a peer sent without letting it command the terminal."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else f"\\x{ord(character):02x}"
-        for character in text
-    )

@@ -1,0 +1,136 @@
+"""Arguments of the commands that select records: which ones, and in whose time zone."""
+
+import argparse
+import contextlib
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from datetime import UTC, tzinfo
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cdrd.commands.arguments import add_database_arguments, existing
+from cdrd.config import Config, Pbx, Portal, find_config, load_config
+from cdrd.period import NotATime, make_period
+from cdrd.schema import NotOurDatabase, check_schema
+from cdrd.selection import CALLS, CONFERENCES, Selection
+from cdrd.store import StoreUnusable, open_reader
+
+VIEWS: Final = {"calls": CALLS, "conferences": CONFERENCES}
+
+
+class Usage(Exception):
+    """Arguments that do not go together; the text says what to do. Exit status 2."""
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser, records: str) -> None:
+    """Add what selects ``records``: ``calls`` or ``conferences``."""
+    add_database_arguments(parser)
+    parser.add_argument(
+        "--from", dest="start", default="", metavar="TIME", help="from then on, inclusive"
+    )
+    parser.add_argument(
+        "--to", dest="end", default="", metavar="TIME", help="until then, exclusive"
+    )
+    parser.add_argument(
+        "--timezone",
+        type=_zone,
+        metavar="ZONE",
+        help="of --from and --to (default: the configured one)",
+    )
+    sender = "pbx" if records == "calls" else "portal"
+    _add_several(parser, f"--{sender}", "senders", "NAME", f"only of this {sender}")
+    if records == "calls":
+        parser.set_defaults(tenants=[])
+    else:
+        _add_several(parser, "--tenant", "tenants", "NAME", "only of this tenant")
+    _add_several(parser, "--status", "statuses", "WORD", "such as ANSWERED or COMPLETED")
+    _add_several(parser, "--type", "types", "WORD", "such as Inbound, or C for a conference")
+    parser.add_argument(
+        "--number", default="", help="caller or callee, whole; * stands for any digits"
+    )
+
+
+def _add_several(
+    parser: argparse.ArgumentParser, flag: str, dest: str, metavar: str, told: str
+) -> None:
+    parser.add_argument(
+        flag,
+        dest=dest,
+        action="append",
+        default=[],
+        metavar=metavar,
+        help=f"{told} (may be repeated)",
+    )
+
+
+def _zone(text: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise argparse.ArgumentTypeError(
+            f"no time zone {text!r}: give one such as Europe/Berlin"
+        ) from error
+
+
+def selected(
+    arguments: argparse.Namespace, records: str, *, tells_times: bool = False
+) -> tuple[Path, Selection, tzinfo]:
+    """Return the database, what is selected from it, and the zone of the times given.
+
+    ``tells_times``: the zone is needed even where no time is given. Raises ConfigError, and Usage.
+    """
+    config = None if arguments.db else load_config(find_config(arguments.config, os.environ))
+    database = existing(Path(config.database.path if config else arguments.db))
+    zone = arguments.timezone or UTC
+    if not arguments.timezone and (arguments.start or arguments.end or tells_times):
+        zone = _configured_zone(config, records, arguments.senders)
+    try:
+        period = make_period(arguments.start, arguments.end, zone)
+    except NotATime as error:
+        raise Usage(str(error)) from error
+    selection = Selection(
+        period,
+        tuple(arguments.senders),
+        tuple(arguments.tenants),
+        tuple(arguments.statuses),
+        tuple(arguments.types),
+        arguments.number,
+    )
+    return database, selection, zone
+
+
+def _configured_zone(config: Config | None, records: str, names: Sequence[str]) -> tzinfo:
+    """Return the zone of the PBXs or portals asked for; UTC where none is configured."""
+    if config is None:
+        return UTC
+    configured: Sequence[Pbx | Portal] = config.pbx if records == "calls" else config.portal
+    zones = {one.timezone for one in configured if not names or one.name in names}
+    if len(zones) > 1:
+        raise Usage(f"the time zones differ ({', '.join(sorted(zones))}): name one with --timezone")
+    return ZoneInfo(zones.pop()) if zones else UTC
+
+
+@contextlib.contextmanager
+def open_selected(database: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database to read what is selected. Raises StoreUnusable, also while it is read."""
+    try:
+        with contextlib.closing(open_reader(database)) as reader:
+            check_schema(reader)
+            reader.create_function("regexp", 2, _matches, deterministic=True)
+            yield reader
+    except (sqlite3.Error, NotOurDatabase) as error:
+        raise StoreUnusable(f"{database}: {error}") from error
+
+
+@lru_cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def _matches(pattern: str, text: str | None) -> bool:
+    """Tell whether a whole text matches; what ``text REGEXP pattern`` calls."""
+    return text is not None and _compiled(pattern).fullmatch(text) is not None
