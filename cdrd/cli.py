@@ -17,6 +17,9 @@ COMMANDS: Final = {
     "check": "read the configuration, say what is in force and what is wrong",
     "demo": "the main job with nothing configured, on a throw-away database",
     "follow": "stored calls as JSON lines, then each new one as it is committed",
+    "export": "records to CSV, XLSX, JSON lines or Parquet",
+    "import": "records from a PBX's history, captured reports, a portal's export",
+    "report": "totals: calls, answered and missed, talk time, busiest hour, calls at once",
     "quarantine": "what could not become a record: list, show, retry, drop",
     "simulate": "a PBX to test with, and a load of reports",
 }
@@ -29,8 +32,9 @@ EXAMPLES: Final = {
   cdrd follow --db /var/lib/cdrd/cdr.sqlite3 | jq .caller
 
 exit status: 0 done, 1 failed, 2 usage, 78 configuration""",
-    "serve": """The daemon listens for PBXs that connect to us ([tcp] listen), dials those with
-[pbx.events], and stores every call report. SIGTERM commits what was received and ends it.
+    "serve": """The daemon listens for PBXs that connect to us ([tcp] listen) or POST their reports
+([http] listen), dials those with [pbx.events], and stores every call report. SIGTERM commits what
+was received and ends it.
 
 example:
   cdrd serve -c /etc/cdrd/config.toml | jq 'select(.event == "call_released")'""",
@@ -46,6 +50,23 @@ example:
   cdrd follow --db /var/lib/cdrd/cdr.sqlite3                  all calls, then new ones
   cdrd follow --db /var/lib/cdrd/cdr.sqlite3 --since 1000     those behind seq 1000
   cdrd follow -c /etc/cdrd/config.toml --pbx hq | jq -c '[.started_at, .caller, .callee]'""",
+    "export": """examples:
+  cdrd export calls --db /var/lib/cdrd/cdr.sqlite3 -o calls.csv
+  cdrd export calls --from 2026-10-01 --to 2026-11-01 --format xlsx -o october.xlsx
+  cdrd export conferences --tenant Sales --split -o legs.csv""",
+    "import": """examples:
+  cdrd import calls --pbx hq history.csv         a PBX's history
+  cdrd import calls export.jsonl.gz              our own export, each row as it was
+  cdrd import conferences --portal video 2017-*.csv
+A file that is imported again adds nothing.""",
+    "report": """Figures of calls (the default) or of conferences, in all and by hour, day, weekday,
+extension, trunk, pbx, portal, tenant, room, type or status. A range reads that range alone.
+
+examples:
+  cdrd report --by day --from 2026-10-01 --to 2026-11-01
+  cdrd report --by trunk --pbx hq                            calls at once on each trunk
+  cdrd report --by hour --from 2026-10-01 -o october.html    a page with charts, to print
+  cdrd report conferences --by room --format json | jq .total""",
     "quarantine": """examples:
   cdrd quarantine list
   cdrd quarantine show 7             why, from whom, and the bytes
@@ -54,8 +75,13 @@ example:
   cdrd quarantine drop 7             delete it for ever""",
     "simulate": """examples:
   cdrd simulate pbx --listen 127.0.0.1:8333 --rate 5       a PBX for [pbx.events] kind = "tcp"
-  cdrd simulate load 127.0.0.1:8261 --count 100000         PBXs that connect to [tcp] listen""",
+  cdrd simulate load 127.0.0.1:8261 --count 100000         PBXs that connect to [tcp] listen
+  cdrd simulate load 127.0.0.1:8260 --http --count 1000    PBXs that POST to [http] listen""",
 }
+
+
+MODULES: Final = {"import": "importing"}
+"""The code of a command whose name is a word of the language."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +117,7 @@ def make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name in argv:
-            module = importlib.import_module(f"cdrd.commands.{name}")
+            module = importlib.import_module(f"cdrd.commands.{MODULES.get(name, name)}")
             module.add_arguments(command)
             if name != "simulate":
                 command.set_defaults(run=module.run)

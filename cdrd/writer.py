@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cdrd.batch import Batch, Waiting
+from cdrd.leg_store import Arrival, StoredLegs, store_legs
 from cdrd.log import LineWriter, Logger, log_calls
 from cdrd.store import WAL_LIMIT_BYTES, Checkpoint, Committed, Store
 from cdrd.stream import Totals
@@ -76,7 +77,45 @@ class Writer:
         """Commit what was not received in this run, and tell it; raises sqlite3.Error."""
         committed = await self._store.commit(batch, self._lines.logged_seq)
         self._tell(batch, committed)
+        await self._make_room()
         return committed
+
+    async def store_legs(self, arrival: Arrival) -> StoredLegs:
+        """Store conference legs, and tell it; raises sqlite3.Error."""
+        outcome = await self._store.run(store_legs, arrival)
+        self._store.wrote(len(arrival.legs))
+        self._tell_legs(arrival, outcome)
+        await self._make_room()
+        return outcome
+
+    def _tell_legs(self, arrival: Arrival, outcome: StoredLegs) -> None:
+        if outcome.changed:
+            self._log.info(
+                "portal_rows_stored",
+                portal=arrival.portal,
+                source=arrival.source,
+                stored=outcome.stored,
+                updated=outcome.updated,
+                first_call_id=min(outcome.changed),
+                last_call_id=max(outcome.changed),
+            )
+        if outcome.undecided:
+            self._log.warning(
+                "portal_times_undecided",
+                portal=arrival.portal,
+                legs=len(outcome.undecided),
+                first_call_id=min(outcome.undecided),
+                last_call_id=max(outcome.undecided),
+            )
+        for quarantine_id, report in outcome.quarantined:
+            self._log.warning(
+                "portal_row_quarantined",
+                id=quarantine_id,
+                portal=report.pbx,
+                source=report.source,
+                reason=report.reason,
+                size=report.size,
+            )
 
     @property
     def stalled_seconds(self) -> float:
@@ -106,6 +145,10 @@ class Writer:
         self._tell(batch, committed)
         if self._waiting.roomy:
             self._room_made()
+        await self._make_room()
+
+    async def _make_room(self) -> None:
+        """Keep the WAL and the lines that wait for the log's reader from growing without bound."""
         self._tell_wal(await self._checkpoint())
         if self._lines.full:
             await asyncio.to_thread(self._lines.wait_until_room)

@@ -9,7 +9,7 @@ import sys
 import uvloop
 
 from cdrd.commands.arguments import add_config_argument
-from cdrd.config import find_config, load_config
+from cdrd.config import ConfigError, find_config, load_config, missing_packages
 from cdrd.daemon import serve
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.store import StoreUnusable
@@ -24,6 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
     path = find_config(arguments.config, os.environ)
     config = load_config(path)
+    if missing := missing_packages(config):
+        raise ConfigError("\n".join(f"{path}: {sentence}" for sentence in missing))
     if not config.pbx:
         print(f"{path}: no [[pbx]] is configured: every peer will be refused", file=sys.stderr)
     try:
