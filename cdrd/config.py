@@ -5,6 +5,7 @@ key by its dotted path and says what to do, and no secret stands in the file.
 """
 
 import difflib
+import importlib.util
 import os
 import tomllib
 import zoneinfo
@@ -262,16 +263,21 @@ def unused_settings(config: Config) -> list[str]:
     unused = [
         ("database.max_age_days", config.database.max_age_days),
         ("metrics.listen", config.metrics.listen),
-        ("portal", config.portal),
     ]
     unused += [(f"pbx.{pbx.name}.history", pbx.history) for pbx in config.pbx]
     return [name for name, value in unused if value]
 
 
+def missing_packages(config: Config) -> list[str]:
+    """Say which packages are not installed that the configuration needs."""
+    if not config.portal or importlib.util.find_spec("pymysql") is not None:
+        return []
+    return ["[[portal]] needs the package PyMySQL: pip install 'cdrd[portal]', or take it out"]
+
+
 def _not_received(config: Config) -> list[str]:
     """Name the settings without which reports would be lost, and that this version has not."""
     settings = [
-        ("http.listen", config.http.listen),
         ("tls", config.tls != Tls()),
         *(
             (f"pbx.{index}.events.kind", pbx.events is not None and pbx.events.kind != "tcp")
@@ -279,7 +285,7 @@ def _not_received(config: Config) -> list[str]:
         ),
     ]
     return [
-        f"{name}: this version of cdrd receives over plain TCP only; take the setting out"
+        f"{name}: this version of cdrd receives over plain TCP and HTTP only; take the setting out"
         for name, value in settings
         if value
     ]

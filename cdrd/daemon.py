@@ -12,15 +12,19 @@ import sqlite3
 import time
 import traceback
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from cdrd import __version__
+from cdrd import __version__, handover, leg_request
 from cdrd.batch import Waiting
 from cdrd.config import Config, Events, Pbx, read_secret, unused_settings
 from cdrd.control import Answer, RequestRefused, remove_control, serve_control
 from cdrd.dial import Credentials, Dialer
+from cdrd.http_listen import ANSWER_SECONDS, Bounds, HttpConnections
+from cdrd.http_listen import SOURCE as HTTP
 from cdrd.intake import Intake
+from cdrd.listen import SOURCE as TCP
 from cdrd.listen import Listener
 from cdrd.log import (
     LineWriter,
@@ -104,6 +108,14 @@ class Daemon:
             max_report_bytes=self._config.tcp.max_report_bytes,
             idle_timeout=self._config.tcp.idle_timeout,
         )
+        listener = Listener(intake, self._senders, log)
+        answer_seconds = ANSWER_SECONDS + self._config.batch.max_delay
+        posting = HttpConnections(intake, listener, log, Bounds(answer=answer_seconds))
+
+        def room_made() -> None:
+            intake.room_made()
+            posting.take_held()
+
         writer = Writer(
             store,
             self._waiting,
@@ -112,20 +124,21 @@ class Daemon:
             lines=self._lines,
             max_records=self._config.batch.max_records,
             max_delay=self._config.batch.max_delay,
-            room_made=intake.room_made,
+            room_made=room_made,
         )
         intake.feed(writer)
-        listener = Listener(intake, self._senders, log)
         control = await serve_control(store.path, lambda asked: self._work(asked, store, writer))
         committing = asyncio.create_task(writer.run())
         background: list[asyncio.Task[None]] = []
         try:
-            await listener.open(self._config.tcp.listen)
+            await listener.open(self._config.tcp.listen, TCP, listener.accept)
+            await listener.open(self._config.http.listen, HTTP, posting.accept)
             await self._make_dialers(store, intake, log)
             background = [
                 asyncio.create_task(work)
                 for work in (
                     *(dialer.run() for dialer in self._dialers),
+                    *self._follow_portals(store, writer, log),
                     intake.drop_idle(),
                     self._keep_systemd_told(writer, intake),
                 )
@@ -139,14 +152,17 @@ class Daemon:
             await listener.drain()
             listener.close()
             self._notifier.notify("STOPPING=1", "STATUS=committing what was received")
-            log.info("stopping", connections=len(intake.connections), waiting=len(self._waiting))
-            await intake.drain()
+            connections = len(intake.connections) + len(posting.connections)
+            log.info("stopping", connections=connections, waiting=len(self._waiting))
+            await asyncio.gather(intake.drain(), posting.drain())
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            posting.stop()
             await intake.close()
             writer.stop()
             await committing
+            await posting.close()
 
     def _say_stopped(self, log: Logger) -> None:
         """Account for everything received: the last line of a run."""
@@ -234,6 +250,25 @@ class Daemon:
             remember_refusal=lambda name, at: _remember_refusal(store, log, name, at),
         )
 
+    def _follow_portals(
+        self, store: Store, writer: Writer, log: Logger
+    ) -> list[Coroutine[Any, Any, None]]:
+        if not self._config.portal:
+            return []
+        # Its driver is an optional package: commands/serve.py has seen that it is there.
+        from cdrd.portal import PortalFollower  # noqa: PLC0415
+
+        return [
+            PortalFollower(
+                portal,
+                read_password=partial(read_secret, portal.password_file, self._config_path),
+                store=store,
+                writer=writer,
+                log=log,
+            ).run()
+            for portal in self._config.portal
+        ]
+
     async def _until_stopped(
         self, committing: asyncio.Task[None], background: list[asyncio.Task[None]]
     ) -> None:
@@ -276,6 +311,16 @@ class Daemon:
                         "duplicate": committed.duplicates,
                         "staying": retried.staying,
                     }
+                case {"do": handover.IMPORT_CALLS}:
+                    committed = await writer.commit_beside(handover.read_request(request))
+                    return {
+                        "stored": len(committed.stored),
+                        "duplicate": committed.duplicates,
+                        "quarantined": len(committed.quarantined),
+                    }
+                case {"do": leg_request.STORE_LEGS}:
+                    outcome = await writer.store_legs(leg_request.read_request(request))
+                    return leg_request.make_answer(outcome)
                 case {"do": "drop", "ids": list() as ids}:
                     return {"dropped": await store.run(drop_quarantined, ids)}
                 case {"do": "remember_refusal", "pbx": str() as pbx}:
@@ -287,6 +332,8 @@ class Daemon:
                     return {}
         except sqlite3.Error as error:
             raise RequestRefused(f"the database: {error}") from error
+        except (handover.Unfit, leg_request.NotAnArrival) as error:
+            raise RequestRefused(str(error)) from error
         raise RequestRefused("this daemon does not know the request: is it an older version?")
 
 

@@ -7,7 +7,8 @@ more than that.
 import asyncio
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Final, cast
 
 from cdrd.address import format_address, parse_address
@@ -20,32 +21,41 @@ ACCEPT_SECONDS: Final = 1.0
 
 
 class Listener:
-    """The TCP listeners of ``[tcp] listen``."""
+    """All listening sockets, and who may connect to them."""
 
     def __init__(self, intake: Intake, senders: Sequence[Sender], log: Logger) -> None:
         self._intake = intake
-        self._senders = senders
+        # A PBX that posts connects for each report.
+        self._origin_of = lru_cache(maxsize=1024)(partial(origin_of, senders=tuple(senders)))
         self._log = log
         self._servers: list[asyncio.Server] = []
         self.refused = 0
         self._last_refused = ""
         self._refusal = RateLimited(self._say_refused)
 
-    async def open(self, addresses: Sequence[str]) -> None:
-        """Listen on each ``host:port``. Raises OSError."""
+    def accept(self) -> "AcceptedConnection":
+        """Make what receives a connection of ``[tcp] listen``."""
+        return AcceptedConnection(self._intake, self)
+
+    async def open(
+        self, addresses: Sequence[str], source: str, accept: Callable[[], asyncio.Protocol]
+    ) -> None:
+        """Listen on each ``host:port``; ``accept`` makes what receives a connection there.
+
+        Raises OSError.
+        """
         loop = asyncio.get_running_loop()
         for address in addresses:
             host, port = parse_address(address)
             try:
-                server = await loop.create_server(
-                    lambda: AcceptedConnection(self._intake, self), host, port, backlog=4096
-                )
+                server = await loop.create_server(accept, host, port, backlog=4096)
             except UnicodeError as error:
                 raise OSError(f"{address}: {host!r} is no host name: {error}") from error
             self._servers.append(server)
             for sock in server.sockets:
                 name = sock.getsockname()
-                self._log.info("listener_opened", address=format_address(name[0], name[1]))
+                opened = format_address(name[0], name[1])
+                self._log.info("listener_opened", address=opened, source=source)
 
     async def drain(self) -> None:
         """Accept, within a bound of time, whoever the kernel has already said yes to."""
@@ -66,13 +76,18 @@ class Listener:
 
     def origin_of(self, address: str) -> Origin | None:
         """Return the PBXs that an address may stand for."""
-        return origin_of(address, self._senders)
+        return self._origin_of(address)
 
     def refuse(self, transport: asyncio.BaseTransport) -> None:
         """Close a stranger's connection."""
-        self.refused += 1
-        self._last_refused, _ = peer_of(transport)
+        address, _ = peer_of(transport)
         cast(asyncio.Transport, transport).abort()
+        self.count_refused(address)
+
+    def count_refused(self, address: str) -> None:
+        """Count a stranger, and tell it once a minute at most."""
+        self.refused += 1
+        self._last_refused = address
         self._refusal.happened(time.monotonic())
 
     def _say_refused(self, count: int) -> None:

@@ -240,6 +240,17 @@ def test_each_pbx_is_told_with_the_way_it_is_reached(tmp_path: Path) -> None:
     ]
 
 
+def test_where_a_pbx_may_post_is_told(tmp_path: Path) -> None:
+    tables = 'http.listen = ["0.0.0.0:8260"]\n' + HQ
+    config = write_config(tmp_path, tables)
+    _, said = check("-c", config)
+    connecting = "may connect from 127.0.0.1 to 127.0.0.1:0"
+    assert f"{connecting}; may POST from 127.0.0.1 to 0.0.0.0:8260" in said
+    status, said = check("-c", write_config(tmp_path, tables, listen=()))
+    assert (status, faults(said)) == (0, [])
+    assert "hq                may POST from 127.0.0.1 to 0.0.0.0:8260" in said
+
+
 def test_no_pbx_at_all_is_told(tmp_path: Path) -> None:
     status, said = check("-c", write_config(tmp_path, ""))
     assert status == 0
@@ -251,7 +262,7 @@ def test_a_pbx_whose_reports_cannot_come_is_to_be_mended(tmp_path: Path) -> None
     status, said = check("-c", config)
     assert status == 1
     assert faults(said) == [
-        "hq: nothing listens for its peers: name an address in tcp.listen",
+        "hq: nothing listens for its peers: name an address in tcp.listen or http.listen",
         "lab: no report of it can come: give it peers or [pbx.events]",
     ]
 

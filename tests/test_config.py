@@ -101,7 +101,7 @@ def test_the_example_says_which_settings_this_version_does_not_use() -> None:
     text = uncommented().replace("max_age_days = 0", "max_age_days = 1")
     text = text.replace("[metrics]", "[metrics]\n#").replace('listen = ""', 'listen = "[::1]:9861"')
     unused = unused_settings(parse_config(text, "c.toml"))
-    assert unused == ["database.max_age_days", "metrics.listen", "portal", "pbx.hq.history"]
+    assert unused == ["database.max_age_days", "metrics.listen", "pbx.hq.history"]
     assert EXAMPLE.read_text(encoding="utf-8").count("a warning says that it is not") == len(unused)
 
 
@@ -302,7 +302,6 @@ def test_a_webhook_needs_no_address() -> None:
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ('http.listen = ["127.0.0.1:8260"]', "http.listen"),
         ('tls.certificate = "c.pem"', "tls"),
         (EVENTS.replace("tcp", "http") + 'password_file = "p"', "pbx.0.events.kind"),
         (PBX + '[pbx.events]\nkind = "webhook"', "pbx.0.events.kind"),
@@ -310,9 +309,14 @@ def test_a_webhook_needs_no_address() -> None:
 )
 def test_a_way_in_that_this_version_has_not_is_refused(text: str, path: str) -> None:
     fault = only_fault(text)
-    assert (
-        fault == f"{path}: this version of cdrd receives over plain TCP only; take the setting out"
+    assert fault == (
+        f"{path}: this version of cdrd receives over plain TCP and HTTP only; take the setting out"
     )
+
+
+def test_reports_are_received_over_http() -> None:
+    config = parse_config('http.listen = ["0.0.0.0:8260"]', "c.toml")
+    assert config.http.listen == ["0.0.0.0:8260"]
 
 
 def test_what_is_not_toml_is_told_with_its_place() -> None:

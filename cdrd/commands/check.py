@@ -25,7 +25,17 @@ import orjson
 
 from cdrd.address import parse_address
 from cdrd.commands.arguments import add_config_argument
-from cdrd.config import Config, Events, Pbx, find_config, load_config, read_secret, unused_settings
+from cdrd.config import (
+    Config,
+    Events,
+    Pbx,
+    Portal,
+    find_config,
+    load_config,
+    missing_packages,
+    read_secret,
+    unused_settings,
+)
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.dial import CONNECT_SECONDS, LOGIN_SECONDS
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
@@ -57,9 +67,15 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(path)
     database = Path(config.database.path)
     _show_settings(path, config)
-    faults = [*_check_database(database), *_check_pbxs(config, path)]
+    faults = [
+        *missing_packages(config),
+        *_check_database(database),
+        *_check_pbxs(config, path),
+        *_check_portals(config, path),
+    ]
     if arguments.connect:
         faults += _connect_to_each(config, path)
+        faults += _look_into_each(config, path)
     return _conclude(faults)
 
 
@@ -247,14 +263,21 @@ def _check_pbxs(config: Config, path: Path) -> list[str]:
 def _check_pbx(pbx: Pbx, config: Config, path: Path) -> Iterator[str]:
     ways = []
     if pbx.peers:
-        listening = ", ".join(config.tcp.listen) or "no address"
-        ways.append(f"may connect from {', '.join(pbx.peers)} to {listening}")
-        if not config.tcp.listen and pbx.events is None:
-            yield f"{pbx.name}: nothing listens for its peers: name an address in tcp.listen"
+        peers = ", ".join(pbx.peers)
+        if config.tcp.listen or not config.http.listen:
+            listening = ", ".join(config.tcp.listen) or "no address"
+            ways.append(f"may connect from {peers} to {listening}")
+        if config.http.listen:
+            ways.append(f"may POST from {peers} to {', '.join(config.http.listen)}")
+        if not (config.tcp.listen or config.http.listen or pbx.events):
+            yield (
+                f"{pbx.name}: nothing listens for its peers: name an address in tcp.listen or"
+                " http.listen"
+            )
     if pbx.events is not None:
         ways.append(f"is dialled at {pbx.events.address} as {pbx.events.username}")
         try:
-            _read_password(pbx.events, path)
+            _read_password(pbx.events.password_file, path)
         except (OSError, ValueError) as error:
             yield f"{pbx.name}: {error}"
     if not ways:
@@ -262,9 +285,8 @@ def _check_pbx(pbx: Pbx, config: Config, path: Path) -> Iterator[str]:
     _say(pbx.name, "; ".join(ways) or "is not reached in any way")
 
 
-def _read_password(events: Events, path: Path) -> str:
-    """Read a PBX's password. Raises OSError and ValueError that say what to do."""
-    name = events.password_file
+def _read_password(name: str, path: Path) -> str:
+    """Read a password's file. Raises OSError and ValueError that say what to do."""
     try:
         password = read_secret(name, path)
     except OSError as error:
@@ -309,7 +331,7 @@ def _log_in(name: str, events: Events, config: Config, path: Path) -> str:
     database = Path(config.database.path)
     _hold_back(name, _refusals(database, name))
     try:
-        password = _read_password(events, path)
+        password = _read_password(events.password_file, path)
     except (OSError, ValueError):
         return "not tried without a password"
     try:
@@ -398,3 +420,57 @@ async def _remember_here(database: Path, durability: str, name: str) -> None:
         await store.run(remember_refusal, name, time.time())
     finally:
         await store.close(0)
+
+
+# The portals
+
+
+def _check_portals(config: Config, path: Path) -> Iterator[str]:
+    """Say how each portal is reached; return what keeps its table from being read."""
+    if config.portal:
+        print("\nportals")
+    for portal in config.portal:
+        _say(portal.name, f"is followed at {portal.address} as {portal.username}")
+        try:
+            _read_password(portal.password_file, path)
+        except (OSError, ValueError) as error:
+            yield f"{portal.name}: {error}"
+
+
+def _look_into_each(config: Config, path: Path) -> list[str]:
+    """Log in to each portal and look at its table; return what went wrong."""
+    if not config.portal or missing_packages(config):
+        return []
+    # Its driver is an optional package.
+    from cdrd.portal_table import PortalLost, PortalRefused  # noqa: PLC0415
+
+    faults = []
+    for portal in config.portal:
+        try:
+            outcome = _look_into(portal, path)
+        except (PortalLost, PortalRefused, OSError, ValueError) as error:
+            outcome = f"{portal.address}: {error}"
+            faults.append(f"{portal.name}: {outcome}")
+        _say(portal.name, outcome)
+        sys.stdout.flush()  # the next may take its time
+    return faults
+
+
+def _look_into(portal: Portal, path: Path) -> str:
+    """Read a portal's newest CallID. Raises PortalLost, PortalRefused, OSError and ValueError."""
+    from cdrd.portal_table import PortalTable  # noqa: PLC0415
+
+    password = _read_password(portal.password_file, path)
+    address = parse_address(portal.address)
+    table = PortalTable(
+        socket.create_connection(address, CONNECT_SECONDS),
+        host=address[0],
+        username=portal.username,
+        password=password,
+        database=portal.database,
+        tls=True,
+    )
+    with contextlib.closing(table):
+        version = table.connect()
+        newest = table.newest()
+    return f"logged in to {version}; " + (f"newest CallID {newest:,}" if newest else "no rows")

@@ -1,5 +1,7 @@
 """Turns a range of numbers into reports on many kept-open connections to a listening daemon.
 
+With ``--http`` each report is a POST on a connection of its own instead (``posts.py``).
+
 Each number is sent once, by one connection. It costs little enough (under 1 us of CPU a report flat
 out) to be the sender of a benchmark whose receiver, on the same machine, is what is measured.
 """
@@ -203,12 +205,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Sends call reports to a listening daemon over kept-open connections, at a rate or flat "
         "out. At its end it prints what was sent and how fast as one JSON line. 50 calls begin in "
-        "each second of the calls' own time, the last of them now."
+        "each second of the calls' own time, the last of them now. With --http each report is "
+        "posted on a connection of its own, until it is answered 200."
     )
     parser.set_defaults(usage_error=parser.error)
     add = parser.add_argument
     add("target", type=_target, metavar="HOST:PORT", help="where the daemon listens")
-    add("--connections", type=at_least(1), default=16, metavar="N", help="(default: 16)")
+    add("--http", action="store_true", help="post each report, at an address of [http] listen")
+    add(
+        "--connections",
+        type=at_least(1),
+        default=16,
+        metavar="N",
+        help="how many at a time (default: 16)",
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--count", type=at_least(1), metavar="N", help="calls (default: 10000)")
     length.add_argument("--seconds", type=amount, metavar="N", help="so long, at the --rate")
@@ -245,9 +255,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `cdrd simulate load`; the exit status."""
+    count = _count(arguments)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            sent = runner.run(_run(arguments, _count(arguments)))
+        if arguments.http:
+            sent = _post(arguments, count)
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                sent = runner.run(_run(arguments, count))
     except LoadFailed as failure:
         remark(str(failure))
         return 1
@@ -259,8 +273,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _post(arguments: argparse.Namespace, count: int) -> Sent:
+    if arguments.events or arguments.delimiter != "newline":
+        arguments.usage_error("--http posts reports alone: take --events and --delimiter out")
+    from cdrd.simulate.posts import send_posts  # noqa: PLC0415 - it builds on this module
+
+    with _progress_bar(count) as progress:
+        return send_posts(
+            *arguments.target,
+            posters=arguments.connections,
+            count=count,
+            rate=arguments.rate,
+            dialect=arguments.dialect,
+            first=_first(arguments),
+            started=int(time.time()) - count // CALLS_A_SECOND,
+            utc_offset=arguments.timezone_offset,
+            progress=progress,
+        )
+
+
 async def _run(arguments: argparse.Namespace, count: int) -> Sent:
-    first = _first_by_clock() if arguments.first is None else arguments.first
     with _progress_bar(count) as progress:
         return await send_load(
             *arguments.target,
@@ -270,11 +302,16 @@ async def _run(arguments: argparse.Namespace, count: int) -> Sent:
             events=arguments.events,
             delimiter=arguments.delimiter,
             dialect=arguments.dialect,
-            first=first,
+            first=_first(arguments),
             started=int(time.time()) - count // CALLS_A_SECOND,
             utc_offset=arguments.timezone_offset,
             progress=progress,
         )
+
+
+def _first(arguments: argparse.Namespace) -> int:
+    given: int | None = arguments.first
+    return _first_by_clock() if given is None else given
 
 
 def _count(arguments: argparse.Namespace) -> int:
