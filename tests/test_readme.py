@@ -23,8 +23,8 @@ from cdrd.cli import COMMANDS, make_parser
 from cdrd.config import Config, ConfigError, parse_config
 from cdrd.frame import KIB, Frame, Framer
 from cdrd.log import CALL_RELEASED, LineWriter, log_calls, make_logger
-from cdrd.record import CallRecord, make_record
-from cdrd.report import ReleasedCall, read_report
+from cdrd.record import CallRecord, make_records
+from cdrd.report import ReleasedCall, read_reports
 from cdrd.sender import Origin, Sender
 from cdrd.store import Committed, Store, open_reader
 from cdrd.stream import ReportStream, Totals
@@ -87,20 +87,21 @@ def life_frame() -> Frame:
 
 
 def life_report() -> ReleasedCall:
-    report = read_report(life_frame().report)
+    (report,) = read_reports([life_frame().report])
     assert isinstance(report, ReleasedCall)
     return report
 
 
 def life_record() -> CallRecord:
-    return make_record(
-        life_report(),
+    (record,) = make_records(
+        [life_report()],
+        [life_frame().text.decode()],
         pbx=RECORD["pbx"],
         zone=example_config().pbx[0].sender().zone,
         source=RECORD["source"],
         received_at=RECORD["received_at"],
-        raw=life_frame().text.decode(),
     )
+    return record
 
 
 async def stored(database: Path, stream_into: Waiting) -> Committed:
@@ -363,6 +364,5 @@ def test_the_reader_shown_reads_the_rows(
 
 
 def test_the_settings_that_refuse_to_start_are_refused() -> None:
-    for table in ('http.listen = ["[::]:80"]', 'tls.key = "k"'):
-        with pytest.raises(ConfigError, match="plain TCP only"):
-            parse_config(table, "config.toml")
+    with pytest.raises(ConfigError, match="plain TCP and HTTP only"):
+        parse_config('tls.key = "k"', "config.toml")
