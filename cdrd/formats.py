@@ -30,15 +30,7 @@ EXACT_INTEGER: Final = 10**15
 
 
 class Writer(Protocol):
-    """Writes the rows of one file; in ``workspace`` it may keep what it has to keep aside."""
-
-    page_rows: int  # how many rows at a time are written best
-
-    def __init__(self, layout: Layout, file: BinaryIO, workspace: Path) -> None: ...
-
-    @staticmethod
-    def query(layout: Layout) -> str:
-        """Return the query, up to its condition, whose rows ``write`` takes."""
+    """Writes the rows of one file."""
 
     def write(self, rows: Sequence[Any]) -> None:
         """Write rows, at least one."""
@@ -47,10 +39,24 @@ class Writer(Protocol):
         """Write what ends the file, which itself stays open."""
 
 
+class Format(Protocol):
+    """A class of writers. A writer keeps what it has to keep aside in ``workspace``."""
+
+    @property
+    def page_rows(self) -> int:
+        """How many rows at a time are written best."""
+
+    def query(self, layout: Layout) -> str:
+        """Return the query, up to its condition, whose rows a writer takes."""
+
+    def __call__(self, layout: Layout, file: BinaryIO, workspace: Path) -> Writer:
+        """Begin a file."""
+
+
 class CsvWriter:
     """Lines of CSV; see ``cdrd.csv_lines``."""
 
-    page_rows = 64  # so many fit into the processor's cache
+    page_rows = 64  # larger pages leave the processor's cache
 
     @staticmethod
     def query(layout: Layout) -> str:
@@ -74,7 +80,7 @@ class CsvWriter:
 class JsonLinesWriter:
     """A JSON object a line, with the headings as keys: what ``cdrd follow`` prints."""
 
-    page_rows = 128
+    page_rows = 32  # with larger pages the kernel takes three times as long, for memory
 
     @staticmethod
     def query(layout: Layout) -> str:
@@ -209,7 +215,8 @@ class XlsxWriter:
                 self._write_text(position, str(cell))
 
     def _write_text(self, position: int, text: str) -> None:
-        text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+        if not text.isascii():
+            text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
         if text.startswith("<r>") and text.endswith("</r>"):
             # The library takes it for its own markup and would not escape it.
             parts = (text[:1], self._text, text[1:])
@@ -218,7 +225,7 @@ class XlsxWriter:
             self._sheet.write_string(self._row, position, text, self._text)
 
 
-FORMATS: Final[dict[str, type[Writer]]] = {
+FORMATS: Final[dict[str, Format]] = {
     "csv": CsvWriter,
     "jsonl": JsonLinesWriter,
     "parquet": ParquetWriter,

@@ -36,6 +36,7 @@ CORE = {
 SHELL = {
     "__init__",
     "__main__",
+    "apart",
     "cli",
     "commands.__init__",
     "commands.arguments",

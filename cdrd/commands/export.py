@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from cdrd.store import StoreUnusable
 from cdrd.target import CannotWrite, check_free, drafts, is_device
 
 STDOUT: Final = "-"
+REFRESH_SECONDS: Final = 0.1
 
 Advance = Callable[[int], None]
 
@@ -255,7 +257,7 @@ class _Export:
             writer.close()
 
     @contextlib.contextmanager
-    def _writer(self, file: BinaryIO, workspace: Path) -> Iterator[Writer]:
+    def _writer(self, file: BinaryIO, workspace: Path) -> Iterator[Writer | Apart]:
         """Give a writer, apart from this process where that is faster."""
 
         @contextlib.contextmanager
@@ -307,10 +309,22 @@ def _progress(count: int, output: Output) -> Iterator[Advance]:
     from rich import progress as bars  # noqa: PLC0415
 
     columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeRemainingColumn())
-    terminal = console.Console(stderr=True)
-    with bars.Progress(*columns, console=terminal, transient=True) as progress:
-        task = progress.add_task("", total=count)
-        yield lambda written: progress.advance(task, written)
+    # It would refresh itself in a thread, and a program with threads should not fork.
+    shown = bars.Progress(
+        *columns, console=console.Console(stderr=True), auto_refresh=False, transient=True
+    )
+    with shown:
+        task = shown.add_task("", total=count)
+        due = 0.0
+
+        def advance(written: int) -> None:
+            nonlocal due
+            shown.advance(task, written)
+            if time.monotonic() >= due:
+                shown.refresh()
+                due = time.monotonic() + REFRESH_SECONDS
+
+        yield advance
 
 
 @contextlib.contextmanager

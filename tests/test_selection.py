@@ -1,0 +1,92 @@
+"""What is asked for becomes a condition that real SQLite answers, by an index if there is one."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdrd.batch import Batch
+from cdrd.commands.selecting import open_selected
+from cdrd.period import Period
+from cdrd.selection import CALLS, CONFERENCES, Selection, View
+from cdrd.store import Store
+from tests.example import varied
+
+CALLERS = ("1000", "0180001", "+49180001", "0180", "01x80", "")
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "cdr.sqlite3"
+    asyncio.run(fill(path))
+    return path
+
+
+async def fill(path: Path) -> None:
+    store = await Store.open(path)
+    batch = Batch()
+    for day, caller in enumerate(CALLERS, 1):
+        at = f"2024-03-{day:02}"
+        batch.add(
+            varied(
+                caller=caller,
+                started_at=f"{at}T00:00:00Z",
+                started_local=f"{at} 00:00:00",
+                pbx="hq" if day % 2 else "branch",
+                status="BUSY" if day == 2 else "ANSWERED",
+            )
+        )
+    await store.commit(batch, 0)
+    await store.close(0)
+
+
+@pytest.fixture
+def reader(database: Path) -> Iterator[sqlite3.Connection]:
+    with open_selected(database) as connection:
+        yield connection
+
+
+def found(reader: sqlite3.Connection, selection: Selection) -> list[int]:
+    condition = selection.condition(CALLS)
+    query = f"SELECT seq FROM calls WHERE {condition.text} ORDER BY seq"
+    return [seq for (seq,) in reader.execute(query, condition.arguments)]
+
+
+@pytest.mark.parametrize(
+    ("selection", "seqs"),
+    [
+        (Selection(), [1, 2, 3, 4, 5, 6]),
+        (Selection(Period("2024-03-02T00:00:00Z")), [2, 3, 4, 5, 6]),
+        (Selection(Period(end="2024-03-02T00:00:00Z")), [1]),
+        (Selection(Period("2024-03-02T00:00:00Z", "2024-03-03T00:00:00Z")), [2]),
+        (Selection(senders=("branch",)), [2, 4, 6]),
+        (Selection(senders=("branch", "hq")), [1, 2, 3, 4, 5, 6]),
+        (Selection(senders=("hq' OR '1'='1",)), []),
+        (Selection(statuses=("busy",)), [2]),
+        (Selection(types=("OUTBOUND",)), [1, 2, 3, 4, 5, 6]),
+        (Selection(types=("Inbound",)), []),
+        (Selection(tenants=("Sales",)), []),
+        (Selection(number="1000"), [1]),
+        (Selection(number="100"), []),
+        (Selection(number="0180*"), [2, 4]),
+        (Selection(number="*0180*"), [2, 4]),
+        (Selection(number="+*180001"), [3]),
+        (Selection(number="*"), [1, 2, 3, 4, 5, 6]),  # the callee is 91000 in each
+        (Selection(number="9*0"), [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_the_records_asked_for_are_found(
+    reader: sqlite3.Connection, selection: Selection, seqs: list[int]
+) -> None:
+    assert found(reader, selection) == seqs
+
+
+@pytest.mark.parametrize("view", [CALLS, CONFERENCES])
+def test_a_range_is_read_by_its_index(reader: sqlite3.Connection, view: View) -> None:
+    selection = Selection(Period("2024-03-02T00:00:00Z", "2024-03-03T00:00:00Z"), ("hq",))
+    condition = selection.condition(view)
+    query = f"EXPLAIN QUERY PLAN SELECT * FROM {view.name} WHERE {condition.text}"
+    plan = " ".join(row[3] for row in reader.execute(query, condition.arguments))
+    assert f"({view.started}>? AND {view.started}<?)" in plan
