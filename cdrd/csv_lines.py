@@ -30,7 +30,8 @@ line break, but no number and no telephone number."""
 
 _FORMULA: Final = (re.compile(rb',"' + _RUNS), b",\"'")
 _FORMULA_FIRST: Final = (re.compile(rb'\["' + _RUNS), b"[\"'")
-_FORMULA_SIGNS: Final = (b"=", b"+", b"-", b"@", b"\t", b"\n", b"\r")
+_FORMULA_TEXT: Final = re.compile(rb"(?![-+][0-9]+(?:\.[0-9]+)?\Z)[-=+@\t\n\r]")
+"""The same in a text that stands alone."""
 
 _ESCAPED: Final = {
     rb"\\": _BACKSLASH,  # first, so that no backslash is left that is not an escape
@@ -90,5 +91,5 @@ def _unescaped(text: bytes) -> bytes:
 def _quoted(texts: Sequence[bytes]) -> list[bytes]:
     """Double the quotation marks in texts."""
     if {text[:1] for text in texts} != {b"{"}:
-        texts = [b"'" + text if text.startswith(_FORMULA_SIGNS) else text for text in texts]
+        texts = [b"'" + text if _FORMULA_TEXT.match(text) else text for text in texts]
     return _BETWEEN.join(texts).replace(b'"', b'""').split(_BETWEEN)

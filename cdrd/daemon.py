@@ -111,11 +111,6 @@ class Daemon:
         listener = Listener(intake, self._senders, log)
         answer_seconds = ANSWER_SECONDS + self._config.batch.max_delay
         posting = HttpConnections(intake, listener, log, Bounds(answer=answer_seconds))
-
-        def room_made() -> None:
-            intake.room_made()
-            posting.take_held()
-
         writer = Writer(
             store,
             self._waiting,
@@ -124,7 +119,7 @@ class Daemon:
             lines=self._lines,
             max_records=self._config.batch.max_records,
             max_delay=self._config.batch.max_delay,
-            room_made=room_made,
+            room_made=intake.room_made,
         )
         intake.feed(writer)
         control = await serve_control(store.path, lambda asked: self._work(asked, store, writer))

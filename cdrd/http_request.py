@@ -111,12 +111,14 @@ class RequestReader:
 
     def _read_head(self) -> Event | None:
         buffer = self._buffer
-        if not self._searched and (blanks := _BLANKS.match(buffer)):
-            del buffer[: blanks.end()]
-        if not buffer:
-            return None
         if not buffer[:1].isalpha():
-            return self._begin_further_value()
+            blanks = _BLANKS.match(buffer)
+            assert blanks is not None
+            del buffer[: blanks.end()]
+            if not buffer:
+                return None
+            if not buffer[:1].isalpha():
+                return self._begin_further_value()
         end = _HEAD_END.search(buffer, max(0, self._searched - 2))
         if (len(buffer) if end is None else end.end()) > HEAD_BYTES:
             return Fault(431, f"the head of the request is longer than {HEAD_BYTES} bytes")

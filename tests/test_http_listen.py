@@ -562,7 +562,7 @@ async def opened(
         lines=lines,
         max_records=1000,
         max_delay=0,
-        room_made=connections.take_held,
+        room_made=intake.room_made,
     )
     intake.feed(writer)
     server = await asyncio.get_running_loop().create_server(connections.accept, "127.0.0.1", 0)

@@ -1,16 +1,19 @@
 """What a user types as a date or a time becomes an instant, in the zone asked for."""
 
+from datetime import UTC, datetime
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdrd.period import ALWAYS, NotATime, Period, make_period
+from cdrd.period import ALWAYS, NotATime, Period, make_period, spell_instant
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NEW_YORK = ZoneInfo("America/New_York")
 KOLKATA = ZoneInfo("Asia/Kolkata")
+SAO_PAULO = ZoneInfo("America/Sao_Paulo")
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,7 @@ KOLKATA = ZoneInfo("Asia/Kolkata")
         (BERLIN, "2024-10-27T02:30+01:00", "2024-10-27T01:30:00Z"),  # the later, said so
         (NEW_YORK, "2024-11-03 01:15", "2024-11-03T05:15:00Z"),
         (NEW_YORK, "2024-03-10 02:15", "2024-03-10T07:15:00Z"),
+        (SAO_PAULO, "2017-10-15", "2017-10-15T03:00:00Z"),  # a day that began at one o'clock
         (KOLKATA, "2024-12-31T23:59:59Z", "2024-12-31T23:59:59Z"),
     ],
 )
@@ -40,7 +44,9 @@ def test_nothing_typed_is_always() -> None:
     assert make_period("", "", BERLIN) == ALWAYS
 
 
-@pytest.mark.parametrize("typed", ["soon", "2024-02-30", "2024-03-01 25:00", "0001-01-01", " "])
+@pytest.mark.parametrize(
+    "typed", ["soon", "2024-02-30", "2024-03-01 25:00", "0001-01-01", "2024-03-01 01:02:03.5", " "]
+)
 def test_what_is_no_time_is_told(typed: str) -> None:
     with pytest.raises(NotATime):
         make_period(typed, "", BERLIN)
@@ -60,3 +66,22 @@ def test_anything_typed_is_a_time_or_told(when: object, zone: ZoneInfo, text: st
         except NotATime:
             continue
         assert period == ALWAYS if not typed else period.start.endswith("Z")
+
+
+@given(
+    st.lists(st.datetimes(), min_size=2, unique=True),
+    st.sampled_from([BERLIN, NEW_YORK, KOLKATA, SAO_PAULO]),
+)
+def test_ranges_side_by_side_share_their_edge(times: list[datetime], zone: ZoneInfo) -> None:
+    typed = [time.isoformat(" ", "seconds") for time in sorted(times)]
+    for before, after in pairwise(typed):
+        try:
+            period = make_period(before, after, zone)
+        except NotATime:  # the same second, or in an hour that a clock change repeats
+            continue
+        assert period.end == make_period(after, "", zone).start
+        assert period.start < period.end
+
+
+def test_an_instant_is_spelt_with_four_digits_of_the_year() -> None:
+    assert spell_instant(datetime(999, 2, 1, tzinfo=UTC)) == "0999-02-01T00:00:00Z"

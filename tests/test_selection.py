@@ -83,10 +83,41 @@ def test_the_records_asked_for_are_found(
     assert found(reader, selection) == seqs
 
 
-@pytest.mark.parametrize("view", [CALLS, CONFERENCES])
-def test_a_range_is_read_by_its_index(reader: sqlite3.Connection, view: View) -> None:
-    selection = Selection(Period("2024-03-02T00:00:00Z", "2024-03-03T00:00:00Z"), ("hq",))
-    condition = selection.condition(view)
-    query = f"EXPLAIN QUERY PLAN SELECT * FROM {view.name} WHERE {condition.text}"
-    plan = " ".join(row[3] for row in reader.execute(query, condition.arguments))
-    assert f"({view.started}>? AND {view.started}<?)" in plan
+def test_what_was_typed_is_never_part_of_the_query() -> None:
+    typed = "x'); DROP TABLE call; --"
+    selection = Selection(Period(typed, typed), (typed,), (typed,), (typed,), (typed,), typed)
+    for view in (CALLS, CONFERENCES):
+        text, arguments = selection.condition(view)
+        assert typed not in text
+        assert text.count("?") == len(arguments)
+        assert set(arguments) == {typed}
+
+
+MARCH = Period("2024-03-01T00:00:00Z", "2024-04-01T00:00:00Z")
+
+
+@pytest.mark.parametrize("view", [CALLS, CONFERENCES], ids=lambda view: str(view.name))
+@pytest.mark.parametrize(
+    ("selection", "plan"),
+    [
+        (Selection(MARCH), "SEARCH {} ({started}>? AND {started}<?)"),
+        (
+            Selection(MARCH, ("hq",), (), ("BUSY",), ("C",), "1*"),
+            "SEARCH {} ({started}>? AND {started}<?)",
+        ),
+        (Selection(Period("2024-03-01T00:00:00Z")), "SEARCH {} ({started}>?)"),
+        (Selection(), "SCAN {}"),
+        (Selection(senders=("hq",)), "SCAN {}"),
+    ],
+    ids=["a range", "a range and more", "an open range", "all", "all of a sender"],
+)
+def test_a_range_is_read_by_its_index_and_nothing_is_sorted(
+    reader: sqlite3.Connection, view: View, selection: Selection, plan: str
+) -> None:
+    text, arguments = selection.condition(view)
+    order = view.started if plan.startswith("SEARCH") else "seq"
+    query = f"EXPLAIN QUERY PLAN SELECT * FROM {view.name} WHERE {text} ORDER BY {order}"
+    [found] = [row[3] for row in reader.execute(query, arguments)]
+    start, end = plan.format("|", started=view.started).split("|")
+    assert found.startswith(start)
+    assert found.endswith(end)
