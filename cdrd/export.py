@@ -123,4 +123,4 @@ def _month(instant: str, zone: tzinfo) -> tuple[str, str]:
     local = datetime.fromisoformat(instant).astimezone(zone)
     years, month = divmod(local.year * 12 + local.month, 12)
     following = datetime(years, month + 1, 1, tzinfo=zone)
-    return f"{local:%Y-%m}", spell_instant(following)
+    return local.isoformat()[:7], spell_instant(following)
