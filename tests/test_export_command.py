@@ -279,6 +279,7 @@ def test_a_library_that_is_missing_is_one_sentence(few: Path, form: str, library
         (("-o", "calls.xlsx.gz"), "xlsx is compressed in itself"),
         (("--split", "--no-limit", "-o", "calls.csv"), "not allowed with"),
         (("--split",), "--split makes files"),
+        (("--split", "-o", "/dev/null", "--format", "csv"), "--split makes files"),
         (("--columns", "seq,seq"), "named twice"),
         (("--from", "2024-01-02", "--to", "2024-01-02"), "its end comes first"),
         (("--timezone", "Mars/Olympus"), "no time zone"),
@@ -303,7 +304,9 @@ def test_a_database_that_is_none_is_told(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_with_what_may_have_been_written(few: Path) -> None:
     ended = export(few, "-o", "/dev/full", "--format", "csv")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("cdrd export: /dev/full: No space left on device\n")
+    assert ended.stderr == (
+        "cdrd export: /dev/full: No space left on device\n4 calls written at most\n"
+    )
 
 
 # A terminal, a reader that leaves, a signal
@@ -381,7 +384,9 @@ def test_a_signal_ends_it_at_once_with_1(
         assert process.stdout.read(1)  # and then nobody reads
         end(process)
         assert process.wait(DEADLINE_SECONDS) == 1
-        assert process.stderr.read().startswith(b"cdrd export: interrupted\n")
+        said = process.stderr.read().splitlines()
+        assert said[0] == b"cdrd export: interrupted"
+        assert re.fullmatch(rb"[0-9]+ calls written at most", said[1])
 
 
 @pytest.mark.parametrize("end", [interrupt, subprocess.Popen.terminate], ids=["Ctrl-C", "SIGTERM"])

@@ -164,9 +164,9 @@ def _output(arguments: argparse.Namespace) -> Output:
         raise Usage(f"{form} is compressed in itself: leave {COMPRESSED} away")
     if form in BINARY and to_stdout and sys.stdout.isatty():
         raise Usage(f"{form} is not for a terminal: name a file with -o")
-    if arguments.split and to_stdout:
-        raise Usage("--split makes files: name them with -o")
     path = None if to_stdout else Path(arguments.output)
+    if arguments.split and (path is None or is_device(path)):
+        raise Usage("--split makes files: name them with -o")
     return Output(path, form, compress, arguments.split, arguments.force)
 
 
@@ -223,10 +223,11 @@ class _Export:
                 else:
                     for written in self._write(stream, Path(workspace)):
                         self.tally.written += written
-        except BrokenPipeError:
+        except BaseException as error:
+            self.tally.place = " at most"  # the last of them may be on their way
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                raise CannotWrite(f"{name}: {error.strerror}") from error
             raise
-        except OSError as error:
-            raise CannotWrite(f"{name}: {error.strerror}") from error
 
     def to_files(self, paths: Sequence[Path]) -> None:
         """Write files that appear when all of them are complete. Raises CannotWrite."""

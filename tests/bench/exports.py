@@ -120,7 +120,7 @@ def main() -> None:
         ratios = []
         for _ in range(arguments.runs):
             theirs = measure(shell, output)
-            show(table, "csv, sqlite3 shell", arguments.records, theirs)
+            show(table, "sqlite3 shell", arguments.records, theirs)
             ours = measure(export(whole, "csv"), output)
             show(table, "csv", arguments.records, ours)
             ratios.append(theirs.seconds / ours.seconds)
@@ -129,7 +129,7 @@ def main() -> None:
             for records in (size // 10,) if form == "csv" else (size // 10, size):
                 run = measure(export(databases[records], form), output)
                 show(table, form, records, run)
-    console = Console()
+    console = Console(width=100)
     console.print(table)
     told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     console.print(f"csv against the sqlite3 shell: {told}; median {statistics.median(ratios):.2f}")
