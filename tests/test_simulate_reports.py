@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,9 +13,11 @@ from cdrd.simulate.reports import (
     DELIMITERS,
     DIALECTS,
     ReportForms,
+    history_row,
     lay,
     new_cdr,
     other_event,
+    rest_row,
 )
 
 STARTED = 1571897930
@@ -95,6 +98,52 @@ def test_the_call_is_the_same_in_each_dialect() -> None:
             for call in (fields(number, dialect) for dialect in DIALECTS)
         }
         assert len(spoken) == 1
+
+
+def test_the_history_row_is_the_call_of_the_report() -> None:
+    for number in range(1000):
+        report = fields(number, "2.0.0", utc_offset=60)
+        row = history_row(number, started=STARTED, utc_offset=60)
+        row["dsttrcunkname"] = row.pop("dsttrunkname")
+        ring_time = report.pop("agentringtime")
+        assert report.pop("event") == "NewCdr"
+        assert ring_time.isdecimal()
+        assert row == report
+
+
+def test_the_history_row_has_the_columns_of_the_field_in_their_order() -> None:
+    sample = Path(__file__).with_name("samples") / "cdr-download.csv"
+    header = sample.read_text().splitlines()[0]
+    assert ",".join(history_row(7, started=STARTED)) == header
+
+
+def test_the_rest_row_is_the_call_of_the_report() -> None:
+    spellings = {
+        "duration": "call_duration",
+        "ring_duration": "agent_ring_time",
+        "did": "did_number",
+        "src_trunk": "src_trunk_name",
+        "dst_trunk": "dst_trunk_name",
+        "disposition": "status",
+        "call_type": "type",
+        "time": "time_start",
+    }
+    for number in range(1000):
+        report = fields(number, "p-series", utc_offset=-60)
+        row = rest_row(number, started=STARTED, utc_offset=-60)
+        for party in ("call_from", "call_to"):
+            assert re.fullmatch(r".+<([^<>]+)>", f"{row.pop(party)}")[1] == report.pop(party)  # type: ignore[index]  # it matches
+        assert row.pop("timestamp") == STARTED
+        assert (row.pop("did_name"), bool(row.pop("uid"))) == ("", True)
+        del report["recording"]
+        told = {spellings.get(key, key): value for key, value in row.items()}
+        assert told == {
+            key: value.strip() if isinstance(value, str) else value for key, value in report.items()
+        }
+
+
+def test_uids_are_unique() -> None:
+    assert len({rest_row(number, started=STARTED)["uid"] for number in range(2000)}) == 2000
 
 
 def test_call_id_and_local_time_tell_the_same_instant() -> None:

@@ -9,7 +9,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be simulated."""
     kinds = parser.add_subparsers(metavar="KIND", required=True)
     for name, module, summary in (
-        ("pbx", pbx, "a PBX that is dialled and logged in to (S-Series API 2.0.0)"),
+        ("pbx", pbx, "a PBX that reports over TCP, HTTP, WebSocket or webhook, with its history"),
         ("load", load, "many kept-open connections that send reports to a listening daemon"),
     ):
         kind = kinds.add_parser(name, help=summary, description=summary)

@@ -26,6 +26,7 @@ from cdrd.simulate.pbx import (
     at_least,
     reason,
     remark,
+    utc_offset,
 )
 from cdrd.simulate.reports import CALLS_A_SECOND, ReportForms
 
@@ -36,7 +37,6 @@ _CONNECT_SECONDS = 10
 _CLOSE_SECONDS = 5
 _CLOCK_NUMBERS = 10**13
 _DEFAULT_COUNT = 10_000
-_FARTHEST_ZONE = 14 * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--timezone-offset",
-        type=_utc_offset,
+        type=utc_offset,
         default=0,
         metavar="MINUTES",
         help="the PBX's zone, minutes east of UTC (default: 0)",
@@ -349,14 +349,3 @@ def _target(text: str) -> tuple[str, int]:
     if port == 0:
         raise argparse.ArgumentTypeError(f'nothing can listen on port 0, as in "{text}"')
     return host, port
-
-
-def _utc_offset(text: str) -> int:
-    try:
-        minutes = int(text)
-    except ValueError:
-        minutes = _FARTHEST_ZONE + 1
-    if abs(minutes) > _FARTHEST_ZONE:
-        zone = f"from {-_FARTHEST_ZONE} to {_FARTHEST_ZONE}"
-        raise argparse.ArgumentTypeError(f'"{text}" is no number of minutes {zone}')
-    return minutes

@@ -6,68 +6,40 @@ no replay. Here the lost is counted.
 
 import argparse
 import asyncio
-import itertools
 import os
-import signal
 import socket
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 
-import orjson
-import uvloop
-
 from cdrd.address import format_address, parse_address
-from cdrd.simulate.reports import DELIMITERS, DIALECTS, lay, new_cdr, other_event
+from cdrd.simulate.account import Account
+from cdrd.simulate.history import History
+from cdrd.simulate.play import CLOSE_SECONDS, PlayingPBX
+from cdrd.simulate.reports import DELIMITERS, DIALECTS, lay
 
-FAILURES_TO_LOCK = 5
-LOCK_SECONDS = 10 * 60
+KINDS = {
+    "tcp": "S-Series API 2.0.0, programs dial it",
+    "http": "S-Series, posts to who has registered",
+    "websocket": "P-Series, programs subscribe",
+    "webhook": "P-Series, posts to --post-to",
+}
+
 _LOGIN_BYTES = 4096
-_CLOSE_SECONDS = 5
-_MOMENT = 0.001
 _DIGITS = 18
+_FARTHEST_ZONE = 14 * 60
 _ACCEPTED = b"Response: Success\r\nMessage: Authentication accepted\r\n\r\n"
 _REFUSED = b"Response: Error\r\nMessage: Authentication failed\r\n\r\n"
 # On, with zero seconds: closing discards what waits and sends RST in place of FIN.
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
 
-class Account:
-    """The PBX's API account: after five failed logins in a row it is locked for ten minutes.
+class SimulatedPBX(PlayingPBX):
+    """A PBX that programs dial, log in to, and then read events from, over IPv4 or IPv6."""
 
-    While it is locked the right password is refused too, and no attempt lengthens the lock.
-    """
-
-    def __init__(self, username: str, password: str) -> None:
-        self._credentials = (username, password)
-        self._failures = 0
-        self._locked_until = float("-inf")
-
-    def admits(self, username: str, password: str, now: float) -> bool:
-        """Whether a login at `now` (seconds) succeeds; a failure counts towards the lock."""
-        if now < self._locked_until:
-            return False
-        if (username, password) == self._credentials:
-            self._failures = 0
-            return True
-        self._fail(now)
-        return False
-
-    def _fail(self, now: float) -> None:
-        self._failures += 1
-        if self._failures == FAILURES_TO_LOCK:
-            self._failures, self._locked_until = 0, now + LOCK_SECONDS
-
-
-class SimulatedPBX:
-    """A PBX that programs dial, log in to, and then read events from, over IPv4 or IPv6.
-
-    `sent` and `events` count the reports and the other events that at least one connection got,
-    `unheard` the reports made while nobody was logged in; `logins`, `refusals` and `resets` count
-    connections. `number` is the next call's in `stream`.
-    """
+    dialect = "2.0.0"
 
     def __init__(
         self,
@@ -75,30 +47,25 @@ class SimulatedPBX:
         password: str = "api",  # noqa: S107 - guards nothing but a simulation
         *,
         delimiter: str = "newline",
+        account: Account | None = None,
+        history: History | None = None,
         clock: Callable[[], float] = time.monotonic,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Lay events on the stream by `delimiter`, one of `DELIMITERS`.
 
-        `clock` tells the seconds for the lock, `note` is told of logins, refusals and resets.
+        An `account` that is shared with a web API stands for `username` and `password`. `clock`
+        tells the seconds for the lock, `note` is told of logins, refusals and resets.
         """
+        super().__init__(history)
         lay(b"", delimiter)
-        self._account = Account(username, password)
+        self._account = account or Account(username, password)
         self._delimiter, self._clock, self._note = delimiter, clock, note
         self._connections: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
         self._listeners: set[asyncio.StreamWriter] = set()
         self._someone_listens = asyncio.Event()
         self._line = asyncio.Lock()
         self._server: asyncio.Server | None = None
-        self.number = 0
-        self.sent = self.events = self.unheard = 0
-        self.logins = self.refusals = self.resets = 0
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """The six counters by name."""
-        names = ("sent", "events", "unheard", "logins", "refusals", "resets")
-        return {name: getattr(self, name) for name in names}
 
     @property
     def address(self) -> tuple[str, int]:
@@ -125,7 +92,7 @@ class SimulatedPBX:
             writer.close()
         self._forget(*self._listeners)
         if serving:
-            await asyncio.wait(serving, timeout=_CLOSE_SECONDS)
+            await asyncio.wait(serving, timeout=CLOSE_SECONDS)
         for writer in self._connections:
             writer.transport.abort()
         await asyncio.gather(*serving)
@@ -147,6 +114,9 @@ class SimulatedPBX:
         self.events += heard_by > 0
         return heard_by
 
+    async def settle(self) -> None:
+        """Wait for nothing: what was sent is with the system, and nobody tells more."""
+
     async def reset(self, *, orderly: bool = False) -> None:
         """Break all connections now, by RST; with `orderly` by a close between two reports.
 
@@ -159,50 +129,6 @@ class SimulatedPBX:
                 self._break_off("closed", _close)
         else:
             self._break_off("reset", _reset)
-
-    async def stream(  # noqa: PLR0913 - by name, each with a default
-        self,
-        *,
-        count: int = 0,
-        seconds: float = 0,
-        rate: float = 0,
-        events: int = 3,
-        dialect: str = "2.0.0",
-        started: int | None = None,
-        utc_offset: int = 0,
-        reset_every: int = 0,
-        orderly: bool = False,
-        patient: bool = False,
-        chunk: int = 0,
-    ) -> None:
-        """Play `count` calls, or `seconds` of them; without either, go on until cancelled.
-
-        `rate` is calls a second (0: as fast as they are read), `events` the number of other events
-        before each call's report. Calls begin at the time of sending, or all at `started` (UTC
-        epoch). Their numbers run on from one stream to the next.
-
-        After each `reset_every` reports all connections break, by RST and by an orderly close in
-        turn, or with `orderly` always by the close. What is played before the next login is lost,
-        unless `patient`: then each call waits for someone to be logged in.
-
-        A cancelled stream ends between two reports, as long as those are read.
-        """
-        ways = itertools.cycle((True,) if orderly else (False, True))
-        async for played in _paced(count, seconds, rate):
-            if patient:
-                await self.logged_in()
-            begun = int(time.time()) if started is None else started
-            report = new_cdr(self.number, dialect, started=begun, utc_offset=utc_offset)
-            await _finish(self._play(report, events, dialect, chunk))
-            if reset_every and played % reset_every == 0:
-                await self.reset(orderly=next(ways))
-
-    async def _play(self, report: bytes, events: int, dialect: str, chunk: int) -> None:
-        first = self.number * events
-        self.number += 1
-        for number in range(first, first + events):
-            await self.send_event(other_event(number, dialect), chunk=chunk)
-        await self.send(report, chunk=chunk)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections[writer] = asyncio.current_task()
@@ -306,54 +232,88 @@ def _peer(writer: asyncio.StreamWriter) -> str:
     return format_address(*peer[:2]) if peer else "a peer"
 
 
-async def _paced(count: int, seconds: float, rate: float) -> AsyncIterator[int]:
-    """Count from 1, each number when it is due; a bound of 0 is none."""
-    clock = asyncio.get_running_loop().time
-    begun = clock()
-    end = begun + seconds if seconds else float("inf")
-    for played in range(1, count + 1) if count else itertools.count(1):
-        due = begun + (played - 1) / rate if rate else begun
-        await asyncio.sleep(min(due, end) - clock())
-        if max(due, clock()) >= end:
-            return
-        yield played
-
-
-async def _finish(playing: Coroutine[None, None, None]) -> None:
-    """Let a cancellation wait for what has begun, though not for ever: a receiver may not read."""
-    task = asyncio.create_task(playing)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=_CLOSE_SECONDS)
-        task.cancel()
-        raise
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `cdrd simulate pbx`."""
     parser.description = (
-        "A PBX to test with: programs dial it, log in, and receive calls and other events as from "
-        "an S-Series PBX (API 2.0.0). Play begins with the first login. At its end it prints what "
-        "it has sent as one JSON line."
+        "A PBX to test with: programs log in to it, or are posted to, and receive calls and other "
+        "events as from a real one. Play begins with the first login, subscription or "
+        "registration, or at once where it is told whom to post to. At its end it prints what it "
+        "has sent as one JSON line. With a web API it serves its history on after the last call."
     )
+    parser.set_defaults(usage_error=parser.error)
+    _add_role_arguments(parser)
+    _add_limit_arguments(parser)
+    add_report_arguments(parser, "that of the kind", "")
+    _add_play_arguments(parser)
+
+
+def _add_role_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+    kinds = "; ".join(f"{name}: {meaning}" for name, meaning in KINDS.items())
+    add("--kind", choices=tuple(KINDS), default="tcp", help=f"how it reports. {kinds}")
     add(
         "--listen",
         type=address,
-        default=("127.0.0.1", 8333),
         metavar="HOST:PORT",
-        help="where to listen; port 0 picks a free one (default: 127.0.0.1:8333)",
+        help="where to listen: for tcp the event port (default: 127.0.0.1:8333), otherwise the web "
+        "API (default: 127.0.0.1:8088; for webhook none); port 0 picks a free one",
     )
-    add("--username", default="api", help="of the API account (default: api)")
+    add("--api", type=address, metavar="HOST:PORT", help="for tcp: serve the web API there too")
+    add("--username", default="api", help="of the API account, or client id (default: api)")
     add(
         "--password-file",
-        type=_password,
+        type=_first_line,
         dest="password",
         metavar="FILE",
         help="its first line is the API account's password (default: the password is api)",
     )
-    add_report_arguments(parser, "2.0.0")
+    add("--certificate", type=Path, metavar="FILE", help="serve the web API over https and wss")
+    add("--key", type=Path, metavar="FILE", help="the certificate's private key")
+    add("--post-to", metavar="URL", help="for webhook, and for http without a registration")
+    add(
+        "--secret-file",
+        type=_first_line,
+        dest="secret",
+        metavar="FILE",
+        help="for webhook: its first line is the key of X-Signature (default: no signature)",
+    )
+
+
+def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--token-seconds",
+        type=amount,
+        default=1800,
+        metavar="N",
+        help="a token of the web API dies after so long: S-Series without a request, P-Series in "
+        "any case (default: 1800)",
+    )
+    add(
+        "--silence-seconds",
+        type=amount,
+        default=60,
+        metavar="N",
+        help="a WebSocket that says nothing for so long is dropped (default: 60)",
+    )
+    add(
+        "--random-seconds",
+        type=amount,
+        default=30,
+        metavar="N",
+        help="a random of the S-Series history is good for so long (default: 30)",
+    )
+
+
+def _add_play_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--utc-offset",
+        type=utc_offset,
+        default=0,
+        metavar="MINUTES",
+        help="the PBX's own clock, minutes east of UTC (default: 0)",
+    )
     add(
         "--rate", type=amount, default=1, metavar="CALLS", help="a second, 0: flat out (default: 1)"
     )
@@ -366,6 +326,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--count", type=at_least(0), default=0, metavar="N", help="end after N calls (0: never)")
     add("--seconds", type=amount, default=0, metavar="N", help="end after N seconds (0: never)")
+    add(
+        "--unpushed-every",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="every Nth call is never sent and only stands in the history (0: none)",
+    )
     add(
         "--reset-every",
         type=at_least(0),
@@ -384,62 +351,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `cdrd simulate pbx`; the exit status."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(arguments))
+    from cdrd.simulate import roles  # noqa: PLC0415 - it builds on this module
+
+    return roles.run(arguments)
 
 
-async def _run(arguments: argparse.Namespace) -> int:
-    pbx = SimulatedPBX(
-        arguments.username, arguments.password or "api", delimiter=arguments.delimiter, note=remark
-    )
-    try:
-        await pbx.start(*arguments.listen)
-    except OSError as error:
-        remark(f"cannot listen on {format_address(*arguments.listen)}: {reason(error)}")
-        return 1
-    password = "as in the file" if arguments.password else "api (the default)"
-    remark(f"listening on {format_address(*pbx.address)}")
-    remark(f"username {arguments.username}, password {password}; play begins with the first login")
-    await _play_until_stopped(pbx, arguments)
-    await pbx.close()
-    sys.stdout.write(orjson.dumps(pbx.counters, option=orjson.OPT_APPEND_NEWLINE).decode())
-    return 0
-
-
-async def _play_until_stopped(pbx: SimulatedPBX, arguments: argparse.Namespace) -> None:
-    playing = asyncio.create_task(_play(pbx, arguments))
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(stop, playing.cancel)
-    await asyncio.wait({playing})
-    if not playing.cancelled():
-        playing.result()
-
-
-async def _play(pbx: SimulatedPBX, arguments: argparse.Namespace) -> None:
-    clock = asyncio.get_running_loop().time
-    begun = clock()
-    try:
-        await asyncio.wait_for(pbx.logged_in(), arguments.seconds or None)
-    except TimeoutError:
-        return
-    left = max(arguments.seconds - (clock() - begun), _MOMENT) if arguments.seconds else 0
-    await pbx.stream(
-        count=arguments.count,
-        seconds=left,
-        rate=arguments.rate,
-        events=arguments.events,
-        dialect=arguments.dialect,
-        reset_every=arguments.reset_every,
-        chunk=arguments.chunk,
-    )
-
-
-def add_report_arguments(parser: argparse.ArgumentParser, dialect: str) -> None:
-    """Declare how reports look: the dialect, with its default, and the delimiter."""
+def add_report_arguments(
+    parser: argparse.ArgumentParser, dialect: str, default: str | None = None
+) -> None:
+    """Declare how reports look: the dialect, with its default in words, and the delimiter."""
     parser.add_argument(
         "--dialect",
         choices=DIALECTS,
-        default=dialect,
+        default=dialect if default is None else default,
         help=f"the reports' dialect (default: {dialect})",
     )
     meanings = "; ".join(f"{name}: {meaning}" for name, meaning in DELIMITERS.items())
@@ -482,7 +406,19 @@ def amount(text: str) -> float:
     return number
 
 
-def _password(path: str) -> str:
+def utc_offset(text: str) -> int:
+    """Minutes east of UTC as a command-line argument."""
+    try:
+        minutes = int(text)
+    except ValueError:
+        minutes = _FARTHEST_ZONE + 1
+    if abs(minutes) > _FARTHEST_ZONE:
+        zone = f"from {-_FARTHEST_ZONE} to {_FARTHEST_ZONE}"
+        raise argparse.ArgumentTypeError(f'"{text}" is no number of minutes {zone}')
+    return minutes
+
+
+def _first_line(path: str) -> str:
     try:
         first_line = Path(path).read_text("utf-8").partition("\n")[0].rstrip("\r")
     except (OSError, UnicodeDecodeError) as error:

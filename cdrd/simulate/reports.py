@@ -34,6 +34,11 @@ _NEW_CDR = 30012
 """P-Series numbers its events; this is the call report's."""
 
 
+def duration(number: int) -> int:
+    """Tell how many seconds the call of `new_cdr` lasts: it is reported at their end."""
+    return _call(number).duration
+
+
 def new_cdr(
     number: int,
     dialect: str = "2.0.0",
@@ -47,13 +52,7 @@ def new_cdr(
     `number` (0 or more) makes the call what it is; `started` is its UTC epoch in seconds,
     `utc_offset` the PBX's zone in minutes, east positive. Raises ValueError for an unknown dialect.
     """
-    local = time.gmtime(started + 60 * utc_offset)
-    stamps = _Stamps(
-        call_id=f"{started}.{number}",
-        timestart=time.strftime(_TIMESTART, local),
-        recorded=time.strftime(_RECORDED, local),
-    )
-    return _report(_call(number), dialect, stamps, serial)
+    return _report(_call(number), dialect, _stamps(number, started, utc_offset), serial)
 
 
 # The lengths of these two have no common divisor, so that each status meets each type. The
@@ -99,6 +98,15 @@ class _Stamps:
     call_id: str
     timestart: str
     recorded: str
+
+
+def _stamps(number: int, started: int, utc_offset: int) -> _Stamps:
+    local = time.gmtime(started + 60 * utc_offset)
+    return _Stamps(
+        call_id=f"{started}.{number}",
+        timestart=time.strftime(_TIMESTART, local),
+        recorded=time.strftime(_RECORDED, local),
+    )
 
 
 def _call(number: int) -> _Call:
@@ -235,6 +243,64 @@ def _p_series(call: _Call, stamps: _Stamps) -> dict[str, str | int]:
 def _envelope(event: int, fields: Mapping[str, object], serial: str) -> bytes:
     """P-Series: JSON inside a string, in an envelope that tells the event by its number."""
     return orjson.dumps({"type": event, "sn": serial, "msg": orjson.dumps(fields).decode()})
+
+
+def history_row(
+    number: int, *, started: int, utc_offset: int = 0, serial: str = _SERIAL
+) -> dict[str, str]:
+    """Tell the call of `new_cdr` as a row of the S-Series history CSV: each column, in its order.
+
+    What has no value is empty; there is no column for the time that an agent's phone rang.
+    """
+    call, stamps = _call(number), _stamps(number, started, utc_offset)
+    return {
+        "callid": stamps.call_id,
+        "timestart": stamps.timestart,
+        "callfrom": call.caller,
+        "callto": call.callee,
+        "callduraction": f"{call.duration}",
+        "talkduraction": f"{call.talk_duration}",
+        "srctrunkname": call.source_trunk,
+        "dsttrunkname": call.destination_trunk,
+        "status": call.status,
+        "type": call.call_type,
+        "pincode": call.pin_code,
+        "recording": _recording(call, stamps),
+        "didnumber": call.did_number,
+        "sn": serial,
+    }
+
+
+def rest_row(number: int, *, started: int, utc_offset: int = 0) -> dict[str, str | int]:
+    """Tell the call of `new_cdr` as a row of the P-Series REST history, its durations as numbers.
+
+    Callers and callees are `Name<number>`. The name of an extension may hold blanks and commas; who
+    has no name goes by the number.
+    """
+    call, stamps = _call(number), _stamps(number, started, utc_offset)
+    return {
+        "uid": f"{time.strftime('%Y%m%d', time.gmtime(started))}{number:08}",
+        "time": stamps.timestart,
+        "timestamp": started,
+        "call_id": stamps.call_id,
+        "call_from": _named(call.caller),
+        "call_to": _named(call.callee),
+        "duration": call.duration,
+        "talk_duration": call.talk_duration,
+        "ring_duration": call.agent_ring_time,
+        "src_trunk": call.source_trunk,
+        "dst_trunk": call.destination_trunk,
+        "disposition": call.status,
+        "call_type": call.call_type,
+        "pin_code": call.pin_code,
+        "did": call.did_number,
+        "did_name": "",
+    }
+
+
+def _named(party: str) -> str:
+    is_extension = len(party) == len("1000") and party.startswith("1")
+    return f"Doe, Jo {party[1:]}<{party}>" if is_extension else f"{party}<{party}>"
 
 
 def _recording(call: _Call, stamps: _Stamps) -> str:
