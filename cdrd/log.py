@@ -48,6 +48,7 @@ class LineWriter:
     """Writes lines to a file descriptor in a thread of its own."""
 
     def __init__(self, descriptor: int) -> None:
+        self.least_level = logging.INFO  # what is below it is not told
         self.logged_seq = 0
         self.failure = ""
         self._descriptor = descriptor
@@ -158,28 +159,46 @@ def make_logger(
     level: str = "info",
     number_rule: NumberRule = str,
 ) -> Logger:
-    """Make the daemon's logger. A ``call_released`` event carries a batch: a line for each row."""
+    """Make the daemon's logger. A ``call_released`` event carries a batch: a line for each row.
+
+    The level is the writer's from then on, where it may be changed while the daemon runs.
+    """
+    set_level(writer, level)
     render: Render = _render_for_journald if journal else _render_json
     if console:
         render = partial(_render_console, structlog.dev.ConsoleRenderer())
     logger: Logger = structlog.wrap_logger(
         _Output(writer),
         processors=[
+            partial(_drop_below_level, writer),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             partial(_render, render, number_rule),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+def set_level(writer: LineWriter, level: str) -> None:
+    """Tell from now on what is of this level (``info``) or above."""
+    writer.least_level = logging.getLevelNamesMapping()[level.upper()]
+
+
+def _drop_below_level(
+    writer: LineWriter, _logger: object, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    if logging.getLevelNamesMapping()[method.upper()] < writer.least_level:
+        raise structlog.DropEvent
+    return event
 
 
 def log_calls(logger: Logger, writer: LineWriter, stored: Sequence[tuple[int, CallRecord]]) -> None:
     """Log one ``call_released`` line for each row of a commit, unless the level leaves them out."""
     if not stored:
         return
-    if logger.is_enabled_for(logging.INFO):
+    if writer.least_level <= logging.INFO:
         logger.info(CALL_RELEASED, rows=stored)
     else:
         writer.write(b"", stored[-1][0])

@@ -18,6 +18,7 @@ from cdrd.log import (
     log_calls,
     make_logger,
     number_rule,
+    set_level,
     under_journald,
 )
 from tests import example
@@ -220,6 +221,17 @@ def test_logged_seq_follows_what_was_written(out: Out) -> None:
     assert out.lines.logged_seq == 9
     log_calls(logger(out), out.lines, [])
     assert out.lines.logged_seq == 9
+
+
+def test_the_level_can_be_changed_while_the_daemon_runs(out: Out) -> None:
+    log = logger(out, level="warning").bind(pbx="hq")
+    log.info("first_happened")
+    set_level(out.lines, "info")
+    log.info("second_happened")
+    set_level(out.lines, "error")
+    log.warning("third_happened")
+    log.error("fourth_happened")
+    assert [line["event"] for line in out.parsed()] == ["second_happened", "fourth_happened"]
 
 
 def test_a_level_that_leaves_calls_out_counts_them_as_told(out: Out) -> None:
