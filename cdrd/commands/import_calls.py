@@ -25,6 +25,7 @@ from rich.progress import Progress
 from cdrd.batch import Batch, Waiting
 from cdrd.capture import HEAD_BYTES, NotImportable, OptionNeeded, Provenance, open_capture
 from cdrd.commands.arguments import add_config_argument
+from cdrd.commands.selecting import time_zone
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
@@ -78,20 +79,11 @@ def add_calls_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pbx", metavar="NAME", help="whose reports or history the files hold")
     parser.add_argument(
         "--timezone",
-        type=_zone,
+        type=time_zone,
         metavar="ZONE",
         help="the time zone of a PBX that is not configured, such as Europe/Berlin",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
-
-
-def _zone(text: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(text)
-    except (ValueError, OSError, KeyError) as error:
-        raise argparse.ArgumentTypeError(
-            f"no time zone {text!r}: give one such as Europe/Berlin"
-        ) from error
 
 
 class _Failed(Exception):

@@ -37,7 +37,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser, records: str) -> No
     )
     parser.add_argument(
         "--timezone",
-        type=_zone,
+        type=time_zone,
         metavar="ZONE",
         help="of --from and --to (default: the configured one)",
     )
@@ -67,7 +67,8 @@ def _add_several(
     )
 
 
-def _zone(text: str) -> ZoneInfo:
+def time_zone(text: str) -> ZoneInfo:
+    """Read ``--timezone``."""
     try:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:

@@ -1,0 +1,166 @@
+"""Turns an age and an origin into deleted records, a small step at a time.
+
+The rule that must stay true: a step is one short transaction that looks at a bounded number of
+rows, so that a report which comes meanwhile waits for one step at most, however much is deleted.
+"""
+
+import asyncio
+import sqlite3
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple, Self
+
+from cdrd.log import Logger
+from cdrd.period import spell_instant
+from cdrd.schema import transaction
+from cdrd.store import Store
+
+STEP_ROWS: Final = 500
+"""So many rows are looked at in a step."""
+
+FREED_PAGES: Final = STEP_ROWS
+"""As many pages at most are given back to the file system in a step."""
+
+PURGE: Final = "purge"
+AGE_SECONDS: Final = 3600.0
+"""So often what has become too old is deleted."""
+
+
+class NotAPurge(ValueError):
+    """A request that asks for no step of a purge."""
+
+
+class Purge(NamedTuple):
+    """What is to be deleted: what began, or came, before an instant, of all or of one origin."""
+
+    before: str  # 2017-09-14T01:30:15Z
+    pbx: str = ""  # this one's calls and quarantined reports alone
+    tenant: str = ""  # this one's conference legs alone
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that it is about."""
+        if self.tenant:
+            return ("conference_leg",)
+        if self.pbx:
+            return ("call", "quarantined_report")
+        return tuple(_TABLES)
+
+
+class Place(NamedTuple):
+    """How far a purge has come in a table: the last row that was looked at."""
+
+    time: str = ""
+    row: int = 0
+
+
+class Step(NamedTuple):
+    """What a step has done; ``place`` is None once the table is done."""
+
+    deleted: int
+    place: Place | None
+
+
+class _Table(NamedTuple):
+    key: str
+    time: str
+    origin: str  # the column that names where a row is from
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        return cls(*_TABLES[name])
+
+
+_TABLES: Final = {
+    "call": ("seq", "started_at", "pbx"),
+    "conference_leg": ("seq", "join_time", "tenant_name"),
+    "quarantined_report": ("id", "received_at", "pbx"),
+}
+"""Each has an index that begins with the time."""
+
+
+def count(connection: sqlite3.Connection, purge: Purge, table: str) -> int:
+    """Count the rows of a table that a purge would delete."""
+    found = _Table.of(table)
+    where, origin = _origin(purge, found)
+    query = f"SELECT count(*) FROM {table} WHERE {found.time} < ?{where}"  # noqa: S608 - our names
+    (rows,) = connection.execute(query, (purge.before, *origin)).fetchone()
+    return int(rows)
+
+
+def take_step(connection: sqlite3.Connection, purge: Purge, table: str, place: Place) -> Step:
+    """Delete what is to be deleted of the next rows in their order of time."""
+    found = _Table.of(table)
+    query = f"""
+        SELECT {found.time}, {found.key}, {found.origin} FROM {table}
+        WHERE ({found.time}, {found.key}) > (?, ?) AND {found.time} < ?
+        ORDER BY {found.time}, {found.key} LIMIT {STEP_ROWS}
+    """  # noqa: S608 - our names
+    with transaction(connection):
+        rows = connection.execute(query, (*place, purge.before)).fetchall()
+        wanted = purge.tenant or purge.pbx
+        doomed = [(key,) for _, key, origin in rows if not wanted or origin == wanted]
+        delete = f"DELETE FROM {table} WHERE {found.key} = ?"  # noqa: S608 - our names
+        deleted = connection.executemany(delete, doomed).rowcount if doomed else 0
+    # As a script: a page is a step of the statement, and execute() takes the first alone.
+    connection.executescript(f"PRAGMA incremental_vacuum({FREED_PAGES})")
+    done = len(rows) < STEP_ROWS
+    return Step(deleted, None if done else Place(*rows[-1][:2]))
+
+
+def make_request(purge: Purge, table: str, place: Place) -> dict[str, Any]:
+    """Make the request that a running daemon takes a step for."""
+    return {"do": PURGE, "purge": list(purge), "table": table, "place": list(place)}
+
+
+def read_request(request: dict[str, Any]) -> tuple[Purge, str, Place]:
+    """Return what a request asks for. Raises NotAPurge."""
+    try:
+        purge, place = Purge(*request["purge"]), Place(*request["place"])
+        kinds = (*map(type, purge), *map(type, place))
+        known = kinds == (str, str, str, str, int) and request["table"] in purge.tables
+    except (KeyError, TypeError):
+        known = False
+    if not known or not purge.before:
+        raise NotAPurge("no purge that this daemon knows: is it an older version?")
+    return purge, request["table"], place
+
+
+def _origin(purge: Purge, table: _Table) -> tuple[str, tuple[str, ...]]:
+    wanted = purge.tenant or purge.pbx
+    return (f" AND {table.origin} = ?", (wanted,)) if wanted else ("", ())
+
+
+async def keep_age(store: Store, log: Logger, max_age_days: int) -> None:
+    """Delete what is older than so many days, every hour; 0 keeps everything."""
+    while max_age_days:
+        oldest = datetime.now(UTC) - timedelta(days=max_age_days)
+        purge = Purge(spell_instant(oldest))
+        try:
+            deleted = {table: await _delete(store, purge, table) for table in purge.tables}
+        except sqlite3.Error as error:
+            log.warning("purge_failed", error=str(error), retry_in=AGE_SECONDS)
+        else:
+            if any(deleted.values()):
+                calls, legs, quarantined = deleted.values()
+                log.info(
+                    "records_purged",
+                    before=purge.before,
+                    calls=calls,
+                    conference_legs=legs,
+                    quarantined=quarantined,
+                )
+        await asyncio.sleep(AGE_SECONDS)
+
+
+async def _delete(store: Store, purge: Purge, table: str) -> int:
+    deleted = 0
+    place: Place | None = Place()
+    while place is not None:
+        began = time.monotonic()
+        rows, place = await store.run(take_step, purge, table, place)
+        store.wrote(rows)
+        await store.checkpoint_if_due()
+        deleted += rows
+        await asyncio.sleep(time.monotonic() - began)  # what is received goes first
+    return deleted
