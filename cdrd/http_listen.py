@@ -16,15 +16,14 @@ from functools import lru_cache, partial
 from typing import Final, assert_never, cast
 
 from cdrd.address import format_address
+from cdrd.door import Admitted, Entrance, Entrances, NotAdmitted
 from cdrd.http_answer import METHODS, make_answer
 from cdrd.http_request import ContinueExpected, Event, Fault, Request, RequestReader
 from cdrd.intake import Intake, RateLimited, read_out, unread_bytes
 from cdrd.listen import Listener
 from cdrd.log import Logger
 from cdrd.record import utc_milliseconds
-from cdrd.sender import Origin
 
-SOURCE: Final = "http"
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 GROUP: Final = 100
@@ -57,10 +56,16 @@ class HttpConnections:
     """All connections of PBXs that POST."""
 
     def __init__(
-        self, intake: Intake, listener: Listener, log: Logger, bounds: Bounds | None = None
+        self,
+        intake: Intake,
+        listener: Listener,
+        entrance_of: Entrances,
+        log: Logger,
+        bounds: Bounds | None = None,
     ) -> None:
         self.intake = intake
         self.listener = listener
+        self.entrance_of = entrance_of
         self.bounds = bounds or Bounds()
         self.connections: set[HttpConnection] = set()
         self.stopping = False
@@ -109,12 +114,12 @@ class HttpConnections:
         waiting = self.intake.waiting
         while self._held and not (waiting.committing or waiting.full):
             group = list(itertools.islice(self._held, GROUP))
-            by_origin: defaultdict[Origin, list[HttpConnection]] = defaultdict(list)
+            by_origin: defaultdict[Admitted, list[HttpConnection]] = defaultdict(list)
             for connection in group:
                 del self._held[connection]
-                by_origin[connection.origin].append(connection)
-            for origin, posting in by_origin.items():
-                self._take(origin, posting)
+                by_origin[connection.admitted].append(connection)
+            for admitted, posting in by_origin.items():
+                self._take(admitted, posting)
             self.intake.arrived()
         if self._held and not self._awaits_commit:
             self._awaits_commit = True
@@ -124,10 +129,10 @@ class HttpConnections:
         self._awaits_commit = False
         self._take_held()
 
-    def _take(self, origin: Origin, posting: Sequence["HttpConnection"]) -> None:
+    def _take(self, admitted: Admitted, posting: Sequence["HttpConnection"]) -> None:
         """Take custody of one request each; the answers follow the commit."""
         waiting = self.intake.waiting
-        stream = self.intake.open_stream(origin, "", SOURCE)
+        stream = self.intake.open_stream(admitted.origin, "", admitted.source)
         bodies = [connection.body for connection in posting]
         taken = stream.take_whole(bodies, utc_milliseconds(time.time()))
         if taken.waiting:
@@ -183,7 +188,7 @@ class HttpConnections:
         connection, status, reason = self._refused
         self._log.warning(
             "request_refused",
-            pbx=connection.origin.name,
+            pbx=connection.entrance.origin.name,
             peer=connection.peer,
             status=status,
             reason=reason,
@@ -195,7 +200,8 @@ class HttpConnection(asyncio.Protocol):
     """One connection, whose requests are answered one after the other."""
 
     transport: asyncio.Transport
-    origin: Origin  # of a stranger there is none
+    entrance: Entrance  # of a stranger there is none
+    admitted: Admitted  # whose the request is that is held
     address: str
     peer: str
 
@@ -222,11 +228,11 @@ class HttpConnection(asyncio.Protocol):
             return
         self.address, port = peername[:2]
         self.peer = format_address(self.address, port)
-        origin = self._connections.listener.origin_of(self.address)
-        if origin is None:
+        entrance = self._connections.entrance_of(self.address)
+        if entrance is None:
             self._is_stranger = True
         else:
-            self.origin = origin
+            self.entrance = entrance
         self._connections.joined(self)
 
     def data_received(self, data: bytes) -> None:
@@ -248,7 +254,8 @@ class HttpConnection(asyncio.Protocol):
         self._peer_ended = True
         if self._request is None and self._reader.pending:
             self._go_on()
-        return self._request is not None
+        over_tls = self.transport.get_extra_info("sslcontext") is not None
+        return self._request is not None and not over_tls  # there it ends both ways
 
     def pause_writing(self) -> None:
         """Drop a peer that sends on and on and reads no answer."""
@@ -375,11 +382,22 @@ class HttpConnection(asyncio.Protocol):
         self._request = request
         if request.method not in METHODS:
             self._end(405, f"reports are taken with {' or '.join(METHODS[:2])}")
-        elif request.body:
+        elif not request.body:
+            self._answer(request)
+        elif reason := self._refusal_of(request):
+            self._connections.refused(self, 403, reason)
+            self._end(403, reason)
+        else:
             self._enter(_State.HELD)
             self._connections.hold(self)
-        else:
-            self._answer(request)
+
+    def _refusal_of(self, request: Request) -> str:
+        """Find out whose report a request brings; return why it is nobody's."""
+        admitted = self.entrance.admit(request.target, request.signature, request.body)
+        if isinstance(admitted, NotAdmitted):
+            return admitted.reason
+        self.admitted = admitted
+        return ""
 
     def _answer(self, request: Request) -> None:
         if not request.whole:
@@ -393,7 +411,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _take_custody(self, body: bytes) -> None:
         received_at = utc_milliseconds(time.time())
-        stream = self._intake.open_stream(self.origin, self.peer, SOURCE)
+        origin, source = self.admitted
+        stream = self._intake.open_stream(origin, self.peer, source)
         stream.receive(body, received_at)
         stream.close("the request ended in the middle of a report", received_at)
         self._intake.arrived()
@@ -451,7 +470,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._state is _State.RECEIVING:
             self._reader.close()
             rest = self._reader.next_event()
-        if isinstance(rest, Request) and rest.body:
+        if isinstance(rest, Request) and rest.body and not self._refusal_of(rest):
             self._take_custody(rest.body)
 
 

@@ -32,6 +32,7 @@ class Request(NamedTuple):
     body: bytes
     keep_alive: bool
     whole: bool = True
+    signature: str = ""  # the value of X-Signature
 
 
 class ContinueExpected(NamedTuple):
@@ -54,6 +55,7 @@ _HEADERS = re.compile(
     rb"\n(connection|content-encoding|content-length|expect|transfer-encoding)[ \t]*:([^\n]*)",
     re.IGNORECASE,
 )
+_SIGNATURE = re.compile(rb"\nx-signature[ \t]*:([^\n]*)", re.IGNORECASE)
 _VALUE_BEGINS = re.compile(rb"[{\[]")
 # The groups are not possessive: before 3.11.5 such a group that fails half way stays where it was.
 # (gh-106052; Debian 12 has 3.11.2.)
@@ -154,10 +156,10 @@ class RequestReader:
         found = body.read(self._buffer)
         if found is None and self.closed:
             rest = body.rest(self._buffer)
-            return Request(head.method, head.target, rest, keep_alive=False, whole=not head.sized)
+            return head.make_request(rest, keep_alive=False, whole=not head.sized)
         if isinstance(found, bytes):
             self._body = None
-            return Request(head.method, head.target, found, head.keep_alive)
+            return head.make_request(found, keep_alive=head.keep_alive)
         return found
 
 
@@ -169,6 +171,10 @@ class _Head:
     expects_continue: bool
     chunked: bool
     length: int | None
+    signature: str
+
+    def make_request(self, body: bytes, *, keep_alive: bool, whole: bool = True) -> Request:
+        return Request(self.method, self.target, body, keep_alive, whole, self.signature)
 
     @property
     def sized(self) -> bool:
@@ -204,6 +210,7 @@ def _parse_head(head: bytes, max_body_bytes: int) -> _Head | Fault:
     if isinstance(length, Fault):
         return length
     tokens = values.get(b"connection", [])
+    signature = _SIGNATURE.search(head)
     keep_alive = b"keep-alive" in tokens if is_1_0 else b"close" not in tokens
     return _Head(
         method=line[1].decode("ascii").upper(),
@@ -213,6 +220,7 @@ def _parse_head(head: bytes, max_body_bytes: int) -> _Head | Fault:
         expects_continue=b"100-continue" in values.get(b"expect", ()) and not is_1_0,
         chunked=bool(codings),
         length=length,
+        signature=signature[1].strip().decode("latin-1") if signature else "",
     )
 
 

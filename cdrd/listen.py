@@ -6,6 +6,7 @@ more than that.
 
 import asyncio
 import select
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -18,13 +19,23 @@ from cdrd.sender import Origin, Sender, origin_of
 
 SOURCE = "tcp"
 ACCEPT_SECONDS: Final = 1.0
+HANDSHAKE_SECONDS: Final = 10.0
+GOODBYE_SECONDS: Final = 1.0
+"""How long we wait, at a close over TLS, for the peer to say that it closes too."""
 
 
 class Listener:
     """All listening sockets, and who may connect to them."""
 
-    def __init__(self, intake: Intake, senders: Sequence[Sender], log: Logger) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        senders: Sequence[Sender],
+        log: Logger,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._intake = intake
+        self._tls = tls
         # A PBX that posts connects for each report.
         self._origin_of = lru_cache(maxsize=1024)(partial(origin_of, senders=tuple(senders)))
         self._log = log
@@ -39,23 +50,35 @@ class Listener:
 
     async def open(
         self, addresses: Sequence[str], source: str, accept: Callable[[], asyncio.Protocol]
-    ) -> None:
+    ) -> list[int]:
         """Listen on each ``host:port``; ``accept`` makes what receives a connection there.
 
-        Raises OSError.
+        Returns the ports as bound. Raises OSError.
         """
         loop = asyncio.get_running_loop()
+        ports: list[int] = []
         for address in addresses:
             host, port = parse_address(address)
             try:
-                server = await loop.create_server(accept, host, port, backlog=4096)
+                server = await loop.create_server(
+                    accept,
+                    host,
+                    port,
+                    backlog=4096,
+                    ssl=self._tls,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
+                    ssl_shutdown_timeout=GOODBYE_SECONDS if self._tls else None,
+                )
             except UnicodeError as error:
                 raise OSError(f"{address}: {host!r} is no host name: {error}") from error
             self._servers.append(server)
             for sock in server.sockets:
                 name = sock.getsockname()
+                ports.append(name[1])
                 opened = format_address(name[0], name[1])
-                self._log.info("listener_opened", address=opened, source=source)
+                over_tls = self._tls is not None
+                self._log.info("listener_opened", address=opened, source=source, tls=over_tls)
+        return ports
 
     async def drain(self) -> None:
         """Accept, within a bound of time, whoever the kernel has already said yes to."""
@@ -121,6 +144,8 @@ class AcceptedConnection(PeerConnection):
         self._known = True
         self.begin(transport, origin, SOURCE)
         self._intake.log.info("peer_connected", pbx=origin.name, peer=self.peer)
+        for pbx in origin.names:
+            self._intake.gaps.mended(pbx)
 
     def data_received(self, data: bytes) -> None:
         """Take custody of what arrived; a stranger's bytes are nobody's."""
@@ -133,8 +158,10 @@ class AcceptedConnection(PeerConnection):
             super().connection_lost(exc)
 
     def ended(self, reason: str) -> None:
-        """Log the end."""
+        """Log the end; until another connection begins, reports may be missing."""
         stream = self.stream
+        for pbx in stream.origin.names:
+            self._intake.gaps.broke(pbx)
         self._intake.log.info(
             "peer_disconnected",
             pbx=stream.origin.name,

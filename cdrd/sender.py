@@ -35,7 +35,8 @@ class Origin:
     def __init__(self, candidates: Sequence[Sender]) -> None:
         self._candidates = tuple(candidates)
         self._only = candidates[0] if len(candidates) == 1 and not candidates[0].serial else None
-        self.name = "/".join(candidate.name for candidate in candidates)
+        self.names = tuple(candidate.name for candidate in candidates)
+        self.name = "/".join(self.names)
 
     def sender(self, serial: object) -> Sender | None:
         """Return the first PBX that a report's serial fits, or None where it fits none.

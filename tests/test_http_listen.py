@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import hmac
 import http.client
 import os
 import signal
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ import pytest
 import uvloop
 
 from cdrd.batch import Waiting
+from cdrd.clock import ClockWatch
+from cdrd.config import BatchTable
+from cdrd.door import Door, entrances
 from cdrd.frame import KIB
 from cdrd.http_listen import Bounds, HttpConnections
 from cdrd.intake import Intake
@@ -36,9 +41,11 @@ from tests.running import (
     RunningDaemon,
     assert_accounted,
     assert_each_row_is_logged,
+    cdrd,
     connect,
     count,
     rows,
+    write_config,
 )
 from tests.test_serve import assert_samples, break_off, held_lock, samples
 
@@ -217,6 +224,89 @@ def test_pbxs_behind_one_address_are_told_apart_by_serial(tmp_path: Path) -> Non
     assert sorted(found) == [("north", "111")] * 10 + [("south", "222")] * 10
     assert stopped["quarantined"] == 10
     assert_accounted(stopped)
+
+
+# Webhooks, and paths
+
+KEY = "3G7XDQ6mEWBV5sbV"
+WEBHOOK = """[pbx.events]
+kind = "webhook"
+secret_file = "webhook.key"
+"""
+
+
+def signed(body: bytes, key: str = KEY) -> str:
+    return f"X-Signature: {b64encode(hmac.digest(key.encode(), body, 'sha256')).decode()}"
+
+
+def test_a_webhook_is_taken_when_it_is_signed_and_else_403(tmp_path: Path) -> None:
+    (tmp_path / "webhook.key").write_text(f"{KEY}\n")
+    reports = [new_cdr(number, "p-series", started=STARTED) for number in range(3)]
+    with RunningDaemon(tmp_path, TABLES + WEBHOOK) as daemon:
+        port = http_port(daemon)
+
+        def status(body: bytes, *headers: str) -> int:
+            return post(port, body, f"Content-Length: {len(body)}", *headers)[0]
+
+        assert status(reports[0], signed(reports[0])) == 200
+        assert status(reports[1], signed(reports[0])) == 403
+        assert status(reports[1], signed(reports[1], "another key")) == 403
+        assert status(reports[1]) == 403
+        assert status(b'{"test":"message"}', signed(b'{"test":"message"}')) == 200
+        assert status(reports[1], signed(reports[1])) == 200
+        with connect(port) as sock:
+            sock.sendall(request(reports[2], signed(reports[2]), line="GET / HTTP/1.1"))
+            assert read_status(sock) == 200  # a GET without a length, its JSON behind it
+            assert read_status(sock) == 200
+        found = [(row["source"], row["call_id"]) for row in rows(daemon.database)]
+        assert found == [("webhook", f"{STARTED}.{number}") for number in range(3)]
+        refused = daemon.wait_for("request_refused")
+        assert (refused["pbx"], refused["status"], refused["count"]) == ("hq", 403, 1)
+        _, stopped = daemon.stop()
+    assert KEY not in daemon.text.decode()
+    assert (stopped["stored"], stopped["received"]) == (3, 4)  # what is not signed is not received
+    assert_accounted(stopped)
+
+
+def test_what_is_torn_off_an_unsigned_request_is_kept_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "webhook.key").write_text(KEY)
+    body = new_cdr(1, "p-series", started=STARTED)
+    with RunningDaemon(tmp_path, TABLES + WEBHOOK) as daemon:
+        with connect(http_port(daemon)) as sock:
+            sock.sendall(request(body, f"Content-Length: {len(body) + 9}", signed(body + b" " * 9)))
+            sock.shutdown(socket.SHUT_WR)
+            assert read_status(sock) == 403
+        _, stopped = daemon.stop()
+    assert (stopped["received"], count(daemon.database, "quarantine")) == (0, 0)
+
+
+@pytest.mark.parametrize("content", [None, "", "two\nlines"])
+def test_a_key_that_cannot_be_used_is_a_fault_of_the_configuration(
+    tmp_path: Path, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "webhook.key").write_text(content)
+    ended = cdrd("serve", "-c", write_config(tmp_path, TABLES + WEBHOOK))
+    assert ended.returncode == 78
+    assert "hq: secret_file 'webhook.key'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_path_tells_the_pbx_that_posts_to_it(tmp_path: Path) -> None:
+    tables = TABLES.replace('"hq"', '"shop"') + (
+        HQ + '[pbx.events]\nkind = "webhook"\npath = "/hq"\nsecret_file = "webhook.key"\n'
+    )
+    (tmp_path / "webhook.key").write_text(KEY)
+    body, other = (new_cdr(number, "1.0.2", started=STARTED) for number in (1, 2))
+    with RunningDaemon(tmp_path, tables) as daemon:
+        with connect(http_port(daemon)) as sock:
+            length = f"Content-Length: {len(body)}"
+            sock.sendall(request(body, length, signed(body), line="POST /hq?x=1 HTTP/1.1"))
+            assert read_status(sock) == 200
+            sock.sendall(request(other, f"Content-Length: {len(other)}", line="POST /x HTTP/1.1"))
+            assert read_status(sock) == 200
+        found = [(row["pbx"], row["source"]) for row in rows(daemon.database)]
+    assert found == [("hq", "webhook"), ("shop", "http")]
 
 
 # HTTP
@@ -553,15 +643,16 @@ async def opened(
     waiting, totals = Waiting(max_bytes), Totals()
     intake = Intake(waiting, totals, log=log, max_report_bytes=64 * KIB)
     sender = Sender("hq", ZoneInfo("UTC"), (ip_network("127.0.0.1"),))
-    connections = HttpConnections(intake, Listener(intake, [sender], log), log, bounds)
+    listener = Listener(intake, [sender], log)
+    connections = HttpConnections(intake, listener, entrances([Door(sender)]), log, bounds)
     writer = Writer(
         store,
         waiting,
         totals,
         log=log,
         lines=lines,
-        max_records=1000,
-        max_delay=0,
+        clocks=ClockWatch({}),
+        grouping=BatchTable(),
         room_made=intake.room_made,
     )
     intake.feed(writer)
