@@ -6,13 +6,14 @@ refused is never tried a fifth time in 10 minutes.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, cast
 
 from cdrd.address import parse_address
 from cdrd.intake import Intake, PeerConnection
 from cdrd.log import Logger
-from cdrd.login import BackOff, LoginAnswer, RefusalGuard, Verdict, login_block
+from cdrd.login import BackOff, LoginAnswer, Verdict, login_block
+from cdrd.pbx_api import LoginGuard, LoginRefused
 from cdrd.sender import Origin, Sender
 
 SOURCE = "dial"
@@ -92,8 +93,7 @@ class Dialer:
         *,
         intake: Intake,
         log: Logger,
-        guard: RefusalGuard,
-        remember_refusal: Callable[[str, float], Awaitable[None]],
+        guard: LoginGuard,
     ) -> None:
         self.pbx = sender.name
         self._sender = sender
@@ -102,35 +102,34 @@ class Dialer:
         self._intake = intake
         self._log = log.bind(pbx=sender.name, address=address)
         self._guard = guard
-        self._remember_refusal = remember_refusal
         self._back_off = BackOff()
         self.connected = False
-
-    def refused_elsewhere(self, now: float) -> None:
-        """Count a refusal that another program of ours met: it is the same account."""
-        self._guard.refused(now)
 
     async def run(self) -> None:
         """Hold the connection until cancelled."""
         while True:
-            await self._wait_for_lock_out()
             try:
                 await self._hold_one()
+            except LoginRefused:
+                self._log.error("login_refused", advice="check username and password_file")
             except (OSError, ValueError) as error:
                 # ValueError: a password of two lines, a host name that cannot be one.
                 self._log.warning("pbx_unreachable", error=str(error) or "no answer in time")
             await asyncio.sleep(self._back_off.wait())
 
-    async def _wait_for_lock_out(self) -> None:
-        while (wait := self._guard.wait(time.time())) > 0:
-            self._log.error(
-                "login_suspended",
-                seconds=round(wait),
-                advice="the PBX locks the account at the fifth refusal: mend username or password",
-            )
-            await asyncio.sleep(wait)
-
     async def _hold_one(self) -> None:
+        connection: DialledConnection | None = None
+        try:
+            async with self._guard.attempt():
+                connection = await self._connect()
+                await self._await_verdict(connection)
+            await self._follow(connection)
+        finally:
+            self.connected = False
+            if connection is not None:
+                connection.transport.close()
+
+    async def _connect(self) -> DialledConnection:
         host, port = parse_address(self._address)
         password = self._credentials.read_password()
         login = login_block(self._credentials.username, password)
@@ -140,28 +139,25 @@ class Dialer:
             _, connection = await loop.create_connection(
                 lambda: DialledConnection(self._intake, origin, login), host, port
             )
-        try:
-            await self._follow(connection)
-        finally:
-            self.connected = False
-            connection.transport.close()
+        return connection
 
-    async def _follow(self, connection: DialledConnection) -> None:
-        began = time.monotonic()
+    async def _await_verdict(self, connection: DialledConnection) -> None:
+        """Wait for what the PBX says of the login. Raises LoginRefused."""
         await asyncio.wait([connection.verdict], timeout=LOGIN_SECONDS)
         if not connection.verdict.done():
             # The answer's form is documented nowhere: a PBX may well stream without any.
             self._log.warning("login_unanswered", seconds=LOGIN_SECONDS)
             connection.decide(Verdict.ACCEPTED)
         if connection.verdict.result() is Verdict.REFUSED:
-            now = time.time()
-            self._guard.refused(now)
-            await self._remember_refusal(self._sender.name, now)
-            self._log.error("login_refused", advice="check username and password_file")
-            return
+            raise LoginRefused
+
+    async def _follow(self, connection: DialledConnection) -> None:
+        began = time.monotonic()
         self.connected = True
         self._log.info("pbx_connected", peer=connection.peer)
+        self._intake.gaps.mended(self.pbx)
         reason = await connection.lost
+        self._intake.gaps.broke(self.pbx)
         self._log.warning(
             "pbx_disconnected",
             peer=connection.peer,

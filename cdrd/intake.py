@@ -16,6 +16,7 @@ from typing import Final, Protocol, cast
 
 from cdrd.address import format_address
 from cdrd.batch import Waiting
+from cdrd.gap_watch import GapWatch, NoWatch
 from cdrd.log import Logger
 from cdrd.record import utc_milliseconds
 from cdrd.sender import Origin
@@ -64,6 +65,9 @@ class Intake:
         self.log = log
         self.connections: set[PeerConnection] = set()
         self.paused = False
+        self.room = asyncio.Event()  # set unless paused: for whoever has no transport to pause
+        self.room.set()
+        self.gaps: GapWatch = NoWatch()
         self.max_report_bytes = max_report_bytes
         self._idle_timeout = idle_timeout
         self._unsuspected: defaultdict[str, set[PeerConnection]] = defaultdict(set)
@@ -74,6 +78,10 @@ class Intake:
     def feed(self, writer: Waker) -> None:
         """Name the writer that takes what waits."""
         self._writer = writer
+
+    def tell_gaps(self, gaps: GapWatch) -> None:
+        """Name who is told when a PBX's connection ends and begins."""
+        self.gaps = gaps
 
     def open_stream(self, origin: Origin, peer: str, source: str) -> ReportStream:
         """Make the stream of a new connection."""
@@ -93,6 +101,7 @@ class Intake:
             self._writer.wake()
         if self.waiting.full and not self.paused:
             self.paused = True
+            self.room.clear()
             for connection in self.connections:
                 connection.transport.pause_reading()
 
@@ -100,6 +109,7 @@ class Intake:
         """Go on reading after a pause."""
         if self.paused:
             self.paused = False
+            self.room.set()
             for connection in self.connections:
                 if not connection.transport.is_closing():
                     connection.last_byte = time.monotonic()
@@ -219,7 +229,14 @@ def unread_bytes(transport: asyncio.Transport) -> int:
     """Return how many bytes the kernel holds for a connection that we have not read."""
     if transport.is_closing():
         return 0
-    descriptor = transport.get_extra_info("socket").fileno()
+    return unread_in(transport.get_extra_info("socket"))
+
+
+def unread_in(sock: socket.socket) -> int:
+    """Return how many bytes the kernel holds for a socket that nobody has read."""
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return 0
     (unread,) = struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0"))
     return int(unread)
 

@@ -20,6 +20,7 @@ from cdrd.simulate.pbx import SimulatedPBX
 from cdrd.simulate.reports import new_cdr
 from cdrd.store import wal_reset_bug
 from tests.running import HQ, RunningDaemon, rows, send, write_config
+from tests.simulated import SimulatedPbx
 
 REFUSALS = "SELECT pbx FROM refused_login"
 BAD = b'{"action":"NewCdr","callid":"1571897930.9","timestart":"yesterday"}\n'
@@ -120,14 +121,6 @@ def test_a_configuration_that_cannot_be_used_ends_with_exit_78(tmp_path: Path) -
         status, said = check("-c", write_config(tmp_path, tables))
         assert (status, "config.toml: " in said) == (78, True)
     assert check("-c", tmp_path / "none.toml")[0] == 78
-
-
-def test_settings_that_this_version_does_nothing_with_are_named(tmp_path: Path) -> None:
-    tables = 'database.max_age_days = 7\nmetrics.listen = "127.0.0.1:9861"\n' + HQ
-    status, said = check("-c", write_config(tmp_path, tables))
-    assert status == 0
-    for setting in ("database.max_age_days", "metrics.listen"):
-        assert f"{setting} is set: this version does nothing with it yet" in said
 
 
 # The database
@@ -238,6 +231,47 @@ def test_each_pbx_is_told_with_the_way_it_is_reached(tmp_path: Path) -> None:
         "lab is dialled at 192.0.2.10:8333 as api",
         "hq may connect from 127.0.0.1 to 127.0.0.1:0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        ("http", "is told at http://h:8088 as api to POST to /"),
+        ("websocket", "is subscribed to at http://h:8088 as api"),
+    ],
+)
+def test_a_pbx_with_an_api_is_told_with_its_history(kind: str, way: str, tmp_path: Path) -> None:
+    _, said = check("-c", with_api(tmp_path, API + HISTORY, kind, "h:8088"))
+    assert f"; {way}; its history is fetched from http://h:8088 as api\n" in said
+
+
+def test_a_webhook_is_told_and_needs_its_secret(tmp_path: Path) -> None:
+    webhook = '[pbx.events]\nkind = "webhook"\nsecret_file = "key"\npath = "/hq"\n'
+    config = write_config(tmp_path, 'http.listen = ["127.0.0.1:0"]\n' + HQ + webhook)
+    _, said = check("-c", config)
+    assert "signs what it POSTs to /hq" in said
+    assert [fault.partition(": make")[0] for fault in faults(said)] == [
+        "hq: secret_file 'key' cannot be read: No such file or directory",
+    ]
+    (tmp_path / "key").write_text("k3y\n")
+    status, said = check("-c", config, "--connect")
+    assert (status, faults(said)) == (0, [])
+    assert "we connect to no PBX" in said
+
+
+def test_a_certificate_that_cannot_be_used_is_to_be_mended(tmp_path: Path) -> None:
+    tables = HQ + '[tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
+    status, said = check("-c", write_config(tmp_path, tables))
+    assert status == 1
+    assert faults(said) == [
+        f"tls: {tmp_path}/server.pem and {tmp_path}/server.key: No such file or directory"
+    ]
+
+
+def test_a_ca_file_that_cannot_be_used_is_to_be_mended(tmp_path: Path) -> None:
+    config = with_api(tmp_path, API + 'ca_file = "ca.pem"\n', "websocket", "h:8088")
+    (fault,) = faults(check("-c", config)[1])
+    assert fault == f"lab: ca_file {tmp_path / 'ca.pem'} cannot be read: No such file or directory"
 
 
 def test_where_a_pbx_may_post_is_told(tmp_path: Path) -> None:
@@ -353,6 +387,71 @@ def test_a_pbx_that_does_not_answer_is_told_and_taken_for_a_yes(
         status, said = check("-c", dialled(tmp_path, address), "--connect")
     assert (status, faults(said)) == (0, [])
     assert "connected; no answer in 0.05 s" in said
+
+
+API = """
+[[pbx]]
+name = "lab"
+peers = ["127.0.0.1"]
+[pbx.events]
+kind = "{kind}"
+address = "{address}"
+username = "api"
+password_file = "lab.password"
+tls = false
+"""
+HISTORY = """
+[pbx.history]
+url = "http://{address}"
+username = "api"
+password_file = "lab.password"
+"""
+
+
+def with_api(directory: Path, tables: str, kind: str, address: str, password: str = "api") -> Path:
+    (directory / "lab.password").write_text(f"{password}\n")
+    listening = 'http.listen = ["127.0.0.1:0"]\n' if kind == "http" else ""
+    return write_config(directory, listening + tables.format(kind=kind, address=address))
+
+
+@pytest.mark.parametrize(
+    ("kind", "api"), [("http", "API 2.0.0"), ("websocket", "the P-Series API")]
+)
+def test_a_pbx_is_logged_in_to_for_its_events_and_for_its_history(
+    kind: str, api: str, tmp_path: Path
+) -> None:
+    with SimulatedPbx(kind=kind) as pbx:
+        config = with_api(tmp_path, API + HISTORY, kind, pbx.address)
+        status, said = check("-c", config, "--connect")
+        assert pbx.stop()["logins"] == 2
+    assert (status, faults(said)) == (0, [])
+    told = [" ".join(line.split()) for line in said.partition("\nlogins\n")[2].splitlines()]
+    assert told[:2] == [f"lab logged in to {api}", f"lab, history logged in to {api}"]
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_an_api_is_never_asked_with_a_wrong_password_a_fifth_time(
+    kind: str, tmp_path: Path
+) -> None:
+    database = filled(tmp_path)
+    with SimulatedPbx(kind=kind) as pbx:
+        config = with_api(tmp_path, API + HISTORY, kind, pbx.address, "wrong")
+        said = [check("-c", config, "--connect")[1] for _ in range(3)]
+        assert pbx.stop()["refusals"] == 4
+    assert [row["pbx"] for row in rows(database, REFUSALS)] == ["lab"] * 4
+    (of_events, of_history) = faults(said[0])
+    assert of_events.startswith(f"lab: http://{pbx.address} refused the login")
+    assert of_history.startswith(f"lab, history: http://{pbx.address} refused the login")
+    assert all("not tried, since lab has refused 4 logins" in fault for fault in faults(said[2]))
+
+
+def test_an_api_that_is_not_there_is_to_be_mended(tmp_path: Path) -> None:
+    with silent_listener(listening=False) as address:
+        config = with_api(tmp_path, API, "http", address)
+        status, said = check("-c", config, "--connect")
+    (fault,) = faults(said)
+    assert status == 1
+    assert fault.startswith(f"lab: http://{address} cannot be reached: Connection refused: ")
 
 
 def test_what_is_to_be_mended_is_listed_at_the_end_all_of_it(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 import uvloop
 
 from cdrd.batch import Waiting
+from cdrd.clock import ClockWatch
+from cdrd.config import BatchTable
 from cdrd.frame import KIB
 from cdrd.intake import Intake
 from cdrd.listen import AcceptedConnection, Listener
@@ -75,8 +77,8 @@ async def opened(path: Path) -> AsyncIterator[Bench]:
         totals,
         log=log,
         lines=lines,
-        max_records=1000,
-        max_delay=0,
+        clocks=ClockWatch({}),
+        grouping=BatchTable(),
         room_made=intake.room_made,
     )
     intake.feed(writer)

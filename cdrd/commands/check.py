@@ -17,9 +17,10 @@ import sqlite3
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import orjson
 
@@ -27,19 +28,29 @@ from cdrd.address import parse_address
 from cdrd.commands.arguments import add_config_argument
 from cdrd.config import (
     Config,
+    ConfigError,
     Events,
+    History,
     Pbx,
     Portal,
     find_config,
     load_config,
     missing_packages,
     read_secret,
-    unused_settings,
 )
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.dial import CONNECT_SECONDS, LOGIN_SECONDS
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.login import MAX_ANSWER_BYTES, LoginAnswer, RefusalGuard, Verdict, login_block
+from cdrd.pbx_api import (
+    LoginGuard,
+    LoginRefused,
+    NotOffered,
+    Unreachable,
+    base_of,
+    client_context,
+    trust_of,
+)
 from cdrd.schema import VERSION, NotOurDatabase, check_schema
 from cdrd.store import (
     Store,
@@ -49,6 +60,7 @@ from cdrd.store import (
     remember_refusal,
     wal_reset_bug,
 )
+from cdrd.tls import server_context
 
 LABEL_WIDTH: Final = 16
 
@@ -57,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``-c``, and whether to reach out to the PBXs."""
     add_config_argument(parser)
     parser.add_argument(
-        "--connect", action="store_true", help="also log in to each PBX that is dialled"
+        "--connect", action="store_true", help="also log in to each PBX that we connect to"
     )
 
 
@@ -70,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     faults = [
         *missing_packages(config),
         *_check_database(database),
+        *_check_tls(config, path),
         *_check_pbxs(config, path),
         *_check_portals(config, path),
     ]
@@ -105,8 +118,6 @@ def _show_settings(path: Path, config: Config) -> None:
         width = max(map(len, settings))
         for key, value in settings.items():
             print(f"{key:<{width}} = {orjson.dumps(value).decode()}")
-    for setting in unused_settings(config):
-        print(f"\n{setting} is set: this version does nothing with it yet")
 
 
 def _tables(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -249,6 +260,18 @@ def _show_contents(reader: sqlite3.Connection) -> None:
     _say("quarantine", f"{kept:,}; cdrd quarantine list tells why" if kept else "empty")
 
 
+# The listeners
+
+
+def _check_tls(config: Config, path: Path) -> list[str]:
+    """Return what is wrong with our listeners' certificate and its key."""
+    try:
+        server_context(config.tls, path)
+    except ConfigError as error:
+        return [str(error)]
+    return []
+
+
 # The PBXs
 
 
@@ -275,29 +298,61 @@ def _check_pbx(pbx: Pbx, config: Config, path: Path) -> Iterator[str]:
                 " http.listen"
             )
     if pbx.events is not None:
-        ways.append(f"is dialled at {pbx.events.address} as {pbx.events.username}")
-        try:
-            _read_password(pbx.events.password_file, path)
-        except (OSError, ValueError) as error:
-            yield f"{pbx.name}: {error}"
+        ways.append(_way(pbx.events))
+        yield from (f"{pbx.name}: {fault}" for fault in _check_files_of(pbx.events, path))
     if not ways:
         yield f"{pbx.name}: no report of it can come: give it peers or [pbx.events]"
+    if pbx.history is not None:
+        ways.append(f"its history is fetched from {pbx.history.url} as {pbx.history.username}")
+        yield from (f"{pbx.name}: {fault}" for fault in _check_files_of(pbx.history, path))
     _say(pbx.name, "; ".join(ways) or "is not reached in any way")
 
 
-def _read_password(name: str, path: Path) -> str:
-    """Read a password's file. Raises OSError and ValueError that say what to do."""
+def _way(events: Events) -> str:
+    match events.kind:
+        case "tcp":
+            return f"is dialled at {events.address} as {events.username}"
+        case "http":
+            path = events.path or "/"
+            return f"is told at {base_of(events)} as {events.username} to POST to {path}"
+        case "websocket":
+            return f"is subscribed to at {base_of(events)} as {events.username}"
+        case "webhook":
+            return f"signs what it POSTs to {events.path or 'any path'}"
+        case _:
+            assert_never(events.kind)
+
+
+def _check_files_of(settings: Events | History, path: Path) -> Iterator[str]:
+    """Return what is wrong with the files that a table names."""
+    webhook = isinstance(settings, Events) and settings.kind == "webhook"
+    try:
+        if not webhook:
+            _read_password(settings.password_file, path)
+        elif isinstance(settings, Events):
+            _read_password(settings.secret_file, path, "secret_file")
+    except (OSError, ValueError) as error:
+        yield str(error)
+    if settings.ca_file:
+        try:
+            client_context(trust_of(settings, path).ca_file)
+        except Unreachable as error:
+            yield str(error)
+
+
+def _read_password(name: str, path: Path, key: str = "password_file") -> str:
+    """Read a secret's file. Raises OSError and ValueError that say what to do."""
     try:
         password = read_secret(name, path)
     except OSError as error:
         raise OSError(
-            f"password_file {name!r} cannot be read: {error.strerror}: make the file, beside the"
+            f"{key} {name!r} cannot be read: {error.strerror}: make the file, beside the"
             " configuration where no path is given, or run cdrd check as the daemon's user"
         ) from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"password_file {name!r} is no text in UTF-8: write it anew") from error
+        raise ValueError(f"{key} {name!r} is no text in UTF-8: write it anew") from error
     if not password:
-        raise ValueError(f"password_file {name!r} is empty: write the password into it")
+        raise ValueError(f"{key} {name!r} is empty: write the secret into it")
     return password
 
 
@@ -309,21 +364,58 @@ class LoginFailed(Exception):
 
 
 def _connect_to_each(config: Config, path: Path) -> list[str]:
-    """Log in to each PBX that is dialled, one by one; return what went wrong."""
+    """Log in to each PBX that we connect to, one by one; return what went wrong."""
     print("\nlogins")
-    dialled = [(pbx.name, pbx.events) for pbx in config.pbx if pbx.events is not None]
-    if not dialled:
-        print("  no PBX is dialled")
+    logins = [login for pbx in config.pbx for login in _logins(pbx, config, path)]
+    if not logins:
+        print("  we connect to no PBX")
     faults = []
-    for name, events in dialled:
+    for name, log_in in logins:
         try:
-            outcome = _log_in(name, events, config, path)
+            outcome = log_in()
         except LoginFailed as error:
             outcome = str(error)
             faults.append(f"{name}: {outcome}")
         _say(name, outcome)
         sys.stdout.flush()  # the next may take its time
     return faults
+
+
+def _logins(pbx: Pbx, config: Config, path: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Name each login to a PBX, with what tries it. That raises LoginFailed."""
+    if pbx.events is not None and pbx.events.kind == "tcp":
+        yield pbx.name, partial(_log_in, pbx.name, pbx.events, config, path)
+    elif pbx.events is not None and pbx.events.kind != "webhook":
+        yield pbx.name, partial(_log_in_to_api, pbx, pbx.events, config, path)
+    if pbx.history is not None:
+        yield f"{pbx.name}, history", partial(_log_in_to_api, pbx, pbx.history, config, path)
+
+
+def _log_in_to_api(pbx: Pbx, settings: Events | History, config: Config, path: Path) -> str:
+    # An HTTP library, whose import takes a third of a second.
+    from cdrd.commands.check_api import try_login  # noqa: PLC0415
+
+    database = Path(config.database.path)
+    refused_at = _refusals(database, pbx.name)
+    _hold_back(pbx.name, refused_at)
+    try:
+        _read_password(settings.password_file, path)
+    except (OSError, ValueError):
+        return "not tried without a password"
+
+    async def remember(_: float) -> None:
+        await asyncio.to_thread(_remember, database, config.database.durability, pbx.name)
+
+    guard = LoginGuard(RefusalGuard(refused_at), remember, _never_wait)
+    try:
+        return asyncio.run(try_login(pbx, settings, config, path, guard))
+    except (Unreachable, LoginRefused, NotOffered, OSError, ValueError) as error:
+        raise LoginFailed(str(error)) from error
+
+
+def _never_wait(seconds: float) -> None:
+    """Refuse to wait until a login may be tried; that there is no need was seen before."""
+    raise LoginFailed(f"not tried: it would have to wait {seconds:.0f} s")
 
 
 def _log_in(name: str, events: Events, config: Config, path: Path) -> str:

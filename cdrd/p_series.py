@@ -1,0 +1,256 @@
+"""Turns a P-Series PBX's web API (``openapi/v1.0``) into pages of its history and a WebSocket.
+
+The rule that must stay true: a token is used while the PBX takes it, renewed by its refresh token,
+and got anew with the password only where that fails. Source: the vendor's pages; every request
+names a ``User-Agent``, and a failure is an ``errcode`` in the answer.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import aiohttp
+
+from cdrd.pbx_api import (
+    MIB,
+    Account,
+    Limits,
+    LoginGuard,
+    LoginRefused,
+    NotOffered,
+    Trust,
+    Unreachable,
+)
+from cdrd.web_session import CLOSE_SECONDS, WebSession, WebSocket
+
+API: Final = "/openapi/v1.0"
+PAGE_ROWS: Final = 1000
+SAMPLE_ROWS: Final = 100
+MESSAGE_BYTES: Final = 16 * MIB
+
+_EXPIRED: Final = 10004
+_BLOCKED: Final = 70004
+_OFFSETS: Final = 14 * 3600
+"""How many seconds a PBX's clock may be from UTC."""
+
+_DAYS: Final = (
+    "%Y-%m-%d",
+    "%Y/%m/%d",
+    "%m/%d/%Y",
+    "%d/%m/%Y",
+    "%m-%d-%Y",
+    "%d-%m-%Y",
+    "%d.%m.%Y",
+)
+DISPLAY_FORMATS: Final = tuple(
+    f"{day} {time}" for day in _DAYS for time in ("%H:%M:%S", "%I:%M:%S %p")
+)
+"""How a PBX may be set to show times; the vendor's pages print examples only."""
+
+
+class PSeriesApi:
+    """One login to a P-Series PBX, for whoever needs it."""
+
+    def __init__(
+        self,
+        base: str,
+        account: Account,
+        trust: Trust,
+        guard: LoginGuard,
+        *,
+        limits: Limits | None = None,
+        page_rows: int = PAGE_ROWS,
+    ) -> None:
+        self.base = base.rstrip("/").removesuffix(API)
+        self.account = account
+        self._guard = guard
+        self._page_rows = page_rows
+        self._web = WebSession(self.base, trust, headers={"User-Agent": "OpenAPI"}, limits=limits)
+        self._token = ""
+        self._refresh_token = ""
+        self._turn = asyncio.Lock()
+
+    async def login(self) -> str:
+        """Return a token, and get one where there is none.
+
+        Raises Unreachable, LoginRefused, NotOffered, and for the password's file OSError and
+        ValueError; so does all that needs one.
+        """
+        return self._token or await self._other_token("")
+
+    async def renew(self) -> None:
+        """Get a new token before the PBX takes the one at hand no more."""
+        await self._other_token(self._token)
+
+    async def search(self, start: datetime, end: datetime) -> AsyncIterator[list[dict[str, Any]]]:
+        """Return the history of a time, naive and the PBX's own, in pages of REST rows.
+
+        Times have to be in the format that the PBX shows times in, or it finds nothing: the format
+        is read off rows. Where more than one fits them, a row may come twice, or from other times.
+        """
+        sample = _rows(await self._get("cdr/list", {"page": "1", "page_size": str(SAMPLE_ROWS)}))
+        if not sample:
+            return  # it has no history at all
+        for display_format in display_formats(sample):
+            span = {
+                "start_time": start.strftime(display_format),
+                "end_time": end.strftime(display_format),
+            }
+            async for page in self._pages("cdr/search", span):
+                yield page
+
+    async def subscribe(self) -> WebSocket:
+        """Open the WebSocket of events; a token that it is refused with is tried once."""
+        token = await self.login()
+        for is_last in (False, True):
+            try:
+                return await self._web.web_socket(
+                    f"{API}/subscribe", {"access_token": token}, MESSAGE_BYTES
+                )
+            except aiohttp.WSServerHandshakeError as error:
+                if is_last:
+                    raise Unreachable(
+                        f"{self.base} answers a WebSocket with HTTP status {error.status}: check"
+                        " that its API may send events"
+                    ) from error
+                token = await self._other_token(token)
+        raise AssertionError
+
+    def distrust_token(self) -> None:
+        """Use the token at hand no more: the PBX has refused it."""
+        self._token = ""
+
+    async def close(self) -> None:
+        """Give the token back, of which a PBX grants 8, and close the connections."""
+        token, self._token = self._token, ""
+        if token:
+            # Where that fails it dies by itself, after 30 minutes.
+            with contextlib.suppress(Unreachable, NotOffered, TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._web.exchange("GET", f"{API}/del_token", {"access_token": token})
+        await self._web.close()
+
+    async def _other_token(self, spent: str) -> str:
+        """Return another token than the one that is spent."""
+        async with self._turn:
+            if self._token == spent:
+                self._token = ""
+                if not await self._refresh():
+                    await self._log_in()
+            return self._token
+
+    async def _refresh(self) -> bool:
+        refresh_token, self._refresh_token = self._refresh_token, ""
+        if not refresh_token:
+            return False
+        answer = await self._web.exchange(
+            "POST", f"{API}/refresh_token", None, {"refresh_token": refresh_token}
+        )
+        return self._keep(answer)
+
+    async def _log_in(self) -> None:
+        async with self._guard.attempt():
+            answer = await self._web.exchange(
+                "POST",
+                f"{API}/get_token",
+                None,
+                {"username": self.account.username, "password": self.account.read_password()},
+            )
+            if self._keep(answer):
+                return
+            code = _errcode(answer)
+            if code == _BLOCKED:
+                raise LoginRefused(
+                    f"{self.base} has blocked our address: mend username (the client id) or"
+                    " password_file (the client secret), and unblock us on the PBX"
+                )
+            # No page lists what a wrong secret gives, so any error is taken for that.
+            raise LoginRefused(
+                f"{self.base} refused the login{_told(answer)}: check username (the client id) and"
+                " password_file (the client secret); the PBX blocks us at the fifth refusal"
+            )
+
+    def _keep(self, answer: Mapping[str, Any]) -> bool:
+        token, refresh_token = answer.get("access_token"), answer.get("refresh_token")
+        if _errcode(answer) or not (isinstance(token, str) and token):
+            return False
+        self._token = token
+        self._refresh_token = refresh_token if isinstance(refresh_token, str) else ""
+        return True
+
+    async def _pages(
+        self, path: str, query: Mapping[str, str]
+    ) -> AsyncIterator[list[dict[str, Any]]]:
+        got = 0
+        for number in itertools.count(1):
+            paged = {**query, "page": str(number), "page_size": str(self._page_rows)}
+            answer = await self._get(path, paged)
+            page = _rows(answer)
+            if not page:
+                return
+            yield page
+            got += len(page)
+            if got == answer.get("total_number"):
+                return
+
+    async def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+        token = await self.login()
+        answer = await self._web.exchange("GET", f"{API}/{path}", {**query, "access_token": token})
+        if _errcode(answer) == _EXPIRED:
+            token = await self._other_token(token)
+            answer = await self._web.exchange(
+                "GET", f"{API}/{path}", {**query, "access_token": token}
+            )
+        if _errcode(answer):
+            raise Unreachable(
+                f"{self.base} refused a request{_told(answer)}: check that the PBX's API may read"
+                " its call records"
+            )
+        return answer
+
+
+def display_formats(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the formats in which the rows' times can be what their timestamps say (UTC epoch).
+
+    Raises Unreachable where there is none.
+    """
+    formats = list(DISPLAY_FORMATS)
+    for row in rows:
+        formats = [known for known in formats if _fits(known, row)]
+        if not formats:
+            raise Unreachable(
+                f"the PBX shows a time as {row.get('time')!r}, a format that is not known here: set"
+                " another one on the PBX, such as Year-Month-Day with 24 hours"
+            )
+    return formats
+
+
+def _fits(display_format: str, row: Mapping[str, Any]) -> bool:
+    try:
+        told = datetime.strptime(str(row.get("time")), display_format).replace(tzinfo=UTC)
+        timestamp = int(row.get("timestamp", told.timestamp()))
+    except (TypeError, ValueError):
+        return False
+    return abs(told.timestamp() - timestamp) <= _OFFSETS
+
+
+def _rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the list in an answer; the vendor's pages call it data."""
+    rows = answer.get("data", next((v for v in answer.values() if isinstance(v, list)), []))
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _errcode(answer: Mapping[str, Any]) -> int:
+    """Return the error that an answer tells, 0 for a success."""
+    try:
+        return int(answer.get("errcode", 0))
+    except (TypeError, ValueError):
+        return -1
+
+
+def _told(answer: Mapping[str, Any]) -> str:
+    said = str(answer.get("errmsg", "")).strip()[:200]
+    return f" with errcode {_errcode(answer)}{f' ({said})' if said else ''}"

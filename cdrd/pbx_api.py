@@ -1,0 +1,229 @@
+"""Turns what the configuration says of a PBX's web API into logins to it that are safe to try.
+
+The rule that must stay true: no two logins to one PBX are under way at once, and a refused one is
+never followed by a fifth within 10 minutes, whatever interface, run or command met the others; and
+a PBX is never spoken to over TLS without a check that it is the one.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, NoReturn
+
+from cdrd.config import Events, History, read_secret, secret_path
+from cdrd.frame import KIB
+from cdrd.log import Logger
+from cdrd.login import BackOff, RefusalGuard
+
+if TYPE_CHECKING:
+    from cdrd.p_series import PSeriesApi
+    from cdrd.s_series import SSeriesApi
+
+Family = Literal["S-Series", "P-Series", ""]
+"""Which interfaces a PBX has; the empty text: not known."""
+
+MIB: Final = KIB * KIB
+
+
+class Unreachable(Exception):
+    """A PBX's API gives no answer that can be used; the text says why, and what to do."""
+
+
+class LoginRefused(Exception):
+    """A PBX refused user or password, or has locked the account: it counts for the guard."""
+
+
+class NotOffered(Exception):
+    """A PBX has no such interface: asking for it counts as nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a PBX's certificate is checked by, beside the system's certificates.
+
+    ``ca_file``: the certificates of a CA; the PBX's has to name the host that is spoken to.
+    ``fingerprint``: the SHA-256 of the PBX's certificate in hexadecimal, which alone counts then.
+    """
+
+    ca_file: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who we are to a PBX; the password is read anew for every login."""
+
+    username: str
+    read_password: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a PBX may take, in seconds, and how much it may answer, in bytes."""
+
+    connect: float = 10
+    answer: float = 30  # to a request, connecting included
+    download: float = 600
+    answer_bytes: int = 32 * MIB  # 10,000 rows of a P-Series page have some 10 MiB
+    download_bytes: int = 256 * MIB
+
+
+class LoginGuard:
+    """The logins to one PBX, by whatever interface: one at a time, and none that could be a fifth.
+
+    ``remember`` takes the time of a refusal (Unix seconds) to where the next run finds it.
+    ``suspended`` is told how many seconds a login has to wait; it may raise to wait for none.
+    """
+
+    def __init__(
+        self,
+        refusals: RefusalGuard,
+        remember: Callable[[float], Awaitable[None]],
+        suspended: Callable[[float], None],
+    ) -> None:
+        self._refusals = refusals
+        self._remember = remember
+        self._suspended = suspended
+        self._turn = asyncio.Lock()
+
+    @asynccontextmanager
+    async def attempt(self) -> AsyncIterator[None]:
+        """Wait for our turn to log in; a LoginRefused that is raised within is counted."""
+        async with self._turn:
+            await self.wait()
+            try:
+                yield
+            except LoginRefused:
+                await self.refused()
+                raise
+
+    def refused_elsewhere(self, now: float) -> None:
+        """Count a refusal that another program of ours met, and has remembered."""
+        self._refusals.refused(now)
+
+    async def wait(self) -> None:
+        """Wait until another refusal would not be the fifth in 10 minutes."""
+        while (seconds := self._refusals.wait(time.time())) > 0:
+            self._suspended(seconds)
+            await asyncio.sleep(seconds)
+
+    async def refused(self) -> None:
+        """Count a refusal, and have it remembered."""
+        now = time.time()
+        self._refusals.refused(now)
+        await self._remember(now)
+
+
+async def keep_holding(
+    hold_one: Callable[[], Awaitable[None]],
+    back_off: BackOff,
+    log: Logger,
+    *,
+    pbx: str,
+    address: str,
+) -> NoReturn:
+    """Come back whenever what is held of a PBX ends, or cannot be got; later each time."""
+    log = log.bind(pbx=pbx, address=address)
+    while True:
+        try:
+            await hold_one()
+        except LoginRefused as error:
+            # What a PBX says is no fault of ours, to be traced.
+            log.error("login_refused", advice=str(error))  # noqa: TRY400
+        except (Unreachable, NotOffered, OSError, ValueError) as error:
+            # OSError, ValueError: a password that cannot be read, or is of two lines.
+            log.warning("pbx_unreachable", error=str(error))
+        await asyncio.sleep(back_off.wait())
+
+
+def account_of(settings: Events | History, config_path: Path) -> Account:
+    """Return the account that a table of the configuration names."""
+    return Account(settings.username, partial(read_secret, settings.password_file, config_path))
+
+
+def trust_of(settings: Events | History, config_path: Path) -> Trust:
+    """Return the trust that a table of the configuration gives."""
+    named = settings.ca_file
+    return Trust(str(secret_path(named, config_path)) if named else "", settings.fingerprint)
+
+
+@lru_cache(maxsize=64)  # reading the system's certificates takes its time
+def client_context(ca_file: str) -> ssl.SSLContext:
+    """Trust the system's certificates (SSL_CERT_FILE counts), and a CA's beside them.
+
+    Raises Unreachable.
+    """
+    context = ssl.create_default_context()
+    if ca_file:
+        try:
+            context.load_verify_locations(ca_file)
+        except ssl.SSLError as error:
+            raise Unreachable(f"ca_file {ca_file} holds no certificate in PEM") from error
+        except OSError as error:
+            raise Unreachable(f"ca_file {ca_file} cannot be read: {error.strerror}") from error
+    return context
+
+
+def base_of(events: Events) -> str:
+    """Return the base URL of the API that events come from."""
+    return f"{'https' if events.tls else 'http'}://{events.address}"
+
+
+def family_of(events: Events | None) -> Family:
+    """Tell by the way a PBX delivers which interfaces it has."""
+    if events is None:
+        return ""
+    return "S-Series" if events.kind in ("tcp", "http") else "P-Series"
+
+
+async def open_history(
+    base: str,
+    account: Account,
+    trust: Trust,
+    guard: LoginGuard,
+    family: Family = "",
+    *,
+    held: "SSeriesApi | PSeriesApi | None" = None,
+    limits: Limits | None = None,
+) -> "SSeriesApi | PSeriesApi":
+    """Return the API that a PBX's history is fetched from; close it in the end.
+
+    Of an unknown family it is asked, newest first, which takes a login; of a known one nothing is
+    sent yet. ``held``: what its events come through; it is returned where the account is the same
+    one, since another login might end its registration.
+
+    Raises Unreachable, LoginRefused, NotOffered; for the password's file OSError and ValueError.
+    """
+    # They bring an HTTP library whose import takes a third of a second.
+    from cdrd.p_series import PSeriesApi  # noqa: PLC0415
+    from cdrd.s_series import SSeriesApi  # noqa: PLC0415
+
+    s_series = SSeriesApi(base, account, trust, guard, limits=limits)
+    p_series = PSeriesApi(base, account, trust, guard, limits=limits)
+    for api in (s_series, p_series):
+        if held is not None and (api.base, account.username) == (held.base, held.account.username):
+            return held
+    if family == "P-Series":
+        return p_series
+    if family == "S-Series":
+        return s_series
+    try:
+        await s_series.login()
+    except NotOffered:
+        await s_series.close()
+    except BaseException:
+        await s_series.close()
+        raise
+    else:
+        return s_series
+    try:
+        await p_series.login()
+    except BaseException:
+        await p_series.close()
+        raise
+    return p_series

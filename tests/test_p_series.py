@@ -1,0 +1,194 @@
+"""A P-Series PBX's token is used while it lasts, and its history comes whole, page by page."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from cdrd.p_series import DISPLAY_FORMATS, PSeriesApi, display_formats
+from cdrd.pbx_api import LoginRefused, Trust, Unreachable
+from tests.fake_pbx import ACCOUNT, SECRET, Answer, FakePbx, Json, Suspended, a_guard, fake_pbx
+
+API = "/openapi/v1.0"
+LIST, SEARCH, GET_TOKEN = f"{API}/cdr/list", f"{API}/cdr/search", f"{API}/get_token"
+EXPIRED: Json = {"errcode": 10004, "errmsg": "TOKEN EXPIRED"}
+DONE: Json = {"errcode": 0, "errmsg": "SUCCESS"}
+DAY = (datetime.fromisoformat("2022-05-19"), datetime.fromisoformat("2022-05-19 23:59:59"))
+ROW = {"call_id": "1", "time": "2022-05-19 12:00:00", "timestamp": 1652961600}
+
+Answers = dict[str, Answer | list[Answer]]
+
+
+def token(name: str) -> Json:
+    return {**DONE, "access_token": name, "refresh_token": f"refresh-{name}"}
+
+
+def page(*rows: dict[str, Any], total: int | None = None) -> Json:
+    return {**DONE, "total_number": len(rows) if total is None else total, "data": list(rows)}
+
+
+def api(pbx: FakePbx, told: list[float] | None = None, page_rows: int = 2) -> PSeriesApi:
+    return PSeriesApi(pbx.base, ACCOUNT, Trust(), a_guard(told), page_rows=page_rows)
+
+
+async def searched(answers: Answers) -> tuple[FakePbx, list[list[dict[str, Any]]]]:
+    async with fake_pbx({GET_TOKEN: token("a"), **answers}) as pbx:
+        p_series = api(pbx)
+        try:
+            pages = [rows async for rows in p_series.search(*DAY)]
+        finally:
+            await p_series.close()
+    return pbx, pages
+
+
+@pytest.mark.asyncio
+async def test_history_comes_in_pages_until_all_rows_have_come() -> None:
+    rows = [{**ROW, "call_id": str(number)} for number in range(3)]
+    pbx, pages = await searched(
+        {LIST: page(ROW), SEARCH: [page(*rows[:2], total=3), page(rows[2], total=3)]}
+    )
+    assert pages == [rows[:2], rows[2:]]
+    assert [asked.query for asked in pbx.asked_for(SEARCH)] == [
+        {
+            "start_time": "2022-05-19 00:00:00",
+            "end_time": "2022-05-19 23:59:59",
+            "page": number,
+            "page_size": "2",
+            "access_token": "a",
+        }
+        for number in ("1", "2")
+    ]
+    assert {asked.agent for asked in pbx.asked} == {"OpenAPI"}
+
+
+@pytest.mark.asyncio
+async def test_pages_end_at_an_empty_one_where_no_total_is_told() -> None:
+    whole: Json = {**DONE, "cdr_list": [ROW, ROW]}
+    _, pages = await searched({LIST: page(ROW), SEARCH: [whole, whole, {**DONE, "cdr_list": []}]})
+    assert pages == [[ROW, ROW], [ROW, ROW]]
+
+
+@pytest.mark.asyncio
+async def test_a_pbx_without_a_call_is_not_searched() -> None:
+    pbx, pages = await searched({LIST: page()})
+    assert pages == []
+    assert not pbx.asked_for(SEARCH)
+
+
+@pytest.mark.asyncio
+async def test_times_are_asked_for_as_the_pbx_shows_them() -> None:
+    pbx, pages = await searched(
+        {LIST: page({"time": "05/19/2022 01:00:00 PM", "timestamp": 1652961600}), SEARCH: page(ROW)}
+    )
+    assert pages == [[ROW]]
+    (asked,) = pbx.asked_for(SEARCH)
+    assert asked.query["start_time"] == "05/19/2022 12:00:00 AM"
+
+
+@pytest.mark.parametrize("display_format", DISPLAY_FORMATS)
+def test_each_display_format_is_told_from_the_others_by_the_timestamp(display_format: str) -> None:
+    began = datetime(2022, 5, 9, 15, 0, 0, tzinfo=UTC)
+    local = began + timedelta(hours=8)
+    row = {"time": local.strftime(display_format), "timestamp": int(began.timestamp())}
+    assert display_formats([row]) == [display_format]
+
+
+@pytest.mark.asyncio
+async def test_where_two_formats_fit_both_are_asked_for() -> None:
+    row = {"time": "05/05/2022 12:00:00", "timestamp": 1651752000}
+    pbx, pages = await searched({LIST: page(row), SEARCH: [page(), page(ROW)]})
+    assert pages == [[ROW]]
+    asked = [asked.query["start_time"] for asked in pbx.asked_for(SEARCH)]
+    assert asked == ["05/19/2022 00:00:00", "19/05/2022 00:00:00"]
+
+
+def test_a_format_that_nobody_knows_is_told() -> None:
+    with pytest.raises(Unreachable, match="shows a time as '19 May 2022', a format"):
+        display_formats([{"time": "19 May 2022", "timestamp": 1652961600}])
+
+
+@pytest.mark.asyncio
+async def test_an_expired_token_is_refreshed() -> None:
+    pbx, pages = await searched(
+        {LIST: [EXPIRED, page(ROW)], SEARCH: page(ROW), f"{API}/refresh_token": token("b")}
+    )
+    assert pages == [[ROW]]
+    assert pbx.times[GET_TOKEN] == 1
+    assert pbx.asked_for(f"{API}/refresh_token")[0].body == {"refresh_token": "refresh-a"}
+    assert pbx.asked_for(SEARCH)[0].query["access_token"] == "b"
+
+
+@pytest.mark.asyncio
+async def test_where_refreshing_fails_the_password_gets_a_new_token() -> None:
+    pbx, pages = await searched(
+        {
+            GET_TOKEN: [token("a"), token("b")],
+            LIST: [EXPIRED, page(ROW)],
+            SEARCH: page(ROW),
+            f"{API}/refresh_token": {"errcode": 10004},
+        }
+    )
+    assert pages == [[ROW]]
+    assert pbx.times[GET_TOKEN] == 2
+
+
+@pytest.mark.asyncio
+async def test_a_token_that_never_holds_is_given_up() -> None:
+    with pytest.raises(Unreachable, match=r"with errcode 10004 \(TOKEN EXPIRED\)"):
+        await searched({LIST: EXPIRED, f"{API}/refresh_token": token("b")})
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ({"errcode": 70004, "errmsg": "BLOCKED"}, "has blocked our address"),
+        ({"errcode": 40002, "errmsg": "PARAMETER ERROR"}, r"errcode 40002 \(PARAMETER ERROR\)"),
+        ({"errcode": "odd"}, "with errcode -1"),
+    ],
+)
+async def test_a_refused_login_counts_and_never_a_fifth_is_tried(
+    answer: Answer, sentence: str
+) -> None:
+    told: list[float] = []
+    async with fake_pbx({GET_TOKEN: answer}) as pbx:
+        p_series = api(pbx, told)
+        for _ in range(4):
+            with pytest.raises(LoginRefused, match=sentence) as raised:
+                await p_series.login()
+            assert SECRET not in str(raised.value)
+        with pytest.raises(Suspended):
+            await p_series.login()
+        await p_series.close()
+    assert len(told) == len(pbx.asked) == 4
+
+
+@pytest.mark.asyncio
+async def test_all_who_need_a_token_share_one_login() -> None:
+    async with fake_pbx({GET_TOKEN: token("a"), f"{API}/refresh_token": token("b")}) as pbx:
+        p_series = api(pbx)
+        assert await asyncio.gather(*(p_series.login() for _ in range(5))) == ["a"] * 5
+        await asyncio.gather(*(p_series.renew() for _ in range(5)))
+        assert await p_series.login() == "b"
+        await p_series.close()
+    assert pbx.times[GET_TOKEN] == 1
+    assert pbx.times[f"{API}/refresh_token"] == 1
+
+
+@pytest.mark.asyncio
+async def test_a_token_is_given_back_in_the_end() -> None:
+    async with fake_pbx({GET_TOKEN: token("a"), f"{API}/del_token": DONE}) as pbx:
+        p_series = api(pbx)
+        await p_series.login()
+        await p_series.close()
+        await p_series.close()
+    (given_back,) = pbx.asked_for(f"{API}/del_token")
+    assert given_back.query == {"access_token": "a"}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("code", [10005, 40002])
+async def test_a_search_that_is_refused_is_told(code: int) -> None:
+    with pytest.raises(Unreachable, match=f"refused a request with errcode {code}: check that"):
+        await searched({LIST: page(ROW), SEARCH: {"errcode": code}})

@@ -1,0 +1,194 @@
+"""Logins to one PBX go one at a time, and refusals are counted together, whoever meets them."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from cdrd.config import Events, History
+from cdrd.login import BackOff
+from cdrd.p_series import PSeriesApi
+from cdrd.pbx_api import (
+    LoginRefused,
+    NotOffered,
+    Trust,
+    Unreachable,
+    account_of,
+    base_of,
+    family_of,
+    keep_holding,
+    open_history,
+    trust_of,
+)
+from cdrd.s_series import SSeriesApi
+from tests.fake_pbx import ACCOUNT, Answer, Suspended, a_guard, fake_pbx
+
+V1, V2, P = "/api/v1.1.0/login", "/api/v2.0.0/login", "/openapi/v1.0/get_token"
+YES: Answer = {"status": "Success", "token": "t"}
+P_YES: Answer = {"errcode": 0, "errmsg": "SUCCESS", "access_token": "a", "refresh_token": "r"}
+
+
+@pytest.mark.asyncio
+async def test_two_logins_are_never_under_way_at_once() -> None:
+    guard, steps = a_guard(), list[str]()
+    asked = asyncio.Event()
+
+    async def log_in(name: str) -> None:
+        async with guard.attempt():
+            steps.append(f"{name} begins")
+            await asked.wait()
+            steps.append(f"{name} ends")
+
+    logins = [asyncio.create_task(log_in(name)) for name in ("first", "second")]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asked.set()
+    await asyncio.gather(*logins)
+    assert steps == ["first begins", "first ends", "second begins", "second ends"]
+
+
+@pytest.mark.asyncio
+async def test_a_refusal_is_counted_and_remembered_and_the_fifth_login_is_not_tried() -> None:
+    remembered: list[float] = []
+    guard = a_guard(remembered)
+    for _ in range(4):
+        with pytest.raises(LoginRefused):
+            async with guard.attempt():
+                raise LoginRefused
+    assert len(remembered) == 4
+    with pytest.raises(Suspended):
+        async with guard.attempt():
+            raise AssertionError
+
+
+@pytest.mark.asyncio
+async def test_what_is_no_refusal_is_not_counted() -> None:
+    remembered: list[float] = []
+    guard = a_guard(remembered)
+    for error in (Unreachable, NotOffered, OSError):
+        with pytest.raises(error):
+            async with guard.attempt():
+                raise error
+    assert not remembered
+
+
+@pytest.mark.asyncio
+async def test_refusals_of_earlier_runs_and_other_programs_count() -> None:
+    guard = a_guard(refused_at=[time.time()] * 3)
+    async with guard.attempt():
+        pass
+    guard.refused_elsewhere(time.time())
+    with pytest.raises(Suspended):
+        async with guard.attempt():
+            raise AssertionError
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_held_is_tried_again_and_told() -> None:
+    told: list[tuple[str, str]] = []
+
+    class Log:
+        def error(self, event: str, **fields: str) -> None:
+            told.append((event, fields["advice"]))
+
+        def bind(self, **_: str) -> "Log":
+            return self
+
+        def warning(self, event: str, **fields: str) -> None:
+            told.append((event, fields["error"]))
+
+    failures = [LoginRefused("no"), Unreachable("away"), NotOffered("what?"), OSError("file")]
+
+    async def hold_one() -> None:
+        if not failures:
+            raise RuntimeError("a fault of ours")
+        raise failures.pop(0)
+
+    with pytest.raises(RuntimeError):
+        await keep_holding(hold_one, BackOff(0.001, 0.001), Log(), pbx="hq", address="h")  # type: ignore[arg-type] # what is used of one
+    assert told == [
+        ("login_refused", "no"),
+        ("pbx_unreachable", "away"),
+        ("pbx_unreachable", "what?"),
+        ("pbx_unreachable", "file"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [("tcp", "S-Series"), ("http", "S-Series"), ("websocket", "P-Series"), ("webhook", "P-Series")],
+)
+def test_the_family_is_told_by_the_way_that_a_pbx_delivers(kind: str, family: str) -> None:
+    assert family_of(Events.model_construct(kind=kind)) == family
+    assert family_of(None) == ""
+
+
+def test_files_are_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "p").write_text("pass5678\n")
+    history = History(url="https://h", username="u", password_file="p", ca_file="ca.pem")
+    config = tmp_path / "config.toml"
+    assert account_of(history, config).read_password() == "pass5678"
+    assert trust_of(history, config) == Trust(str(tmp_path / "ca.pem"), "")
+    assert trust_of(history.model_copy(update={"ca_file": ""}), config) == Trust()
+
+
+@pytest.mark.parametrize(("tls", "base"), [(True, "https://h:8088"), (False, "http://h:8088")])
+def test_events_come_over_tls_unless_told(tls: bool, base: str) -> None:
+    assert base_of(Events.model_construct(kind="http", address="h:8088", tls=tls)) == base
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("answers", "asked", "found"),
+    [
+        ({V2: YES}, [V2], SSeriesApi),
+        ({V1: YES}, [V2, V1], SSeriesApi),
+        ({V2: {"status": "Failed", "errno": "10003"}, V1: YES}, [V2, V1], SSeriesApi),
+        ({P: P_YES}, [V2, V1, P], PSeriesApi),
+        ({V2: {"errcode": 10001, "errmsg": "?"}, P: P_YES}, [V2, V1, P], PSeriesApi),
+    ],
+)
+async def test_an_unknown_pbx_is_asked_what_it_has(
+    answers: dict[str, Answer | list[Answer]], asked: list[str], found: type
+) -> None:
+    remembered: list[float] = []
+    async with fake_pbx(answers) as pbx:
+        api = await open_history(pbx.base, ACCOUNT, Trust(), a_guard(remembered))
+        assert pbx.paths == asked
+        await api.close()
+    assert type(api) is found
+    assert not remembered
+
+
+@pytest.mark.asyncio
+async def test_an_unknown_pbx_that_refuses_is_asked_no_further() -> None:
+    remembered: list[float] = []
+    async with fake_pbx({V2: {"status": "Failed", "errno": "20003"}, P: P_YES}) as pbx:
+        with pytest.raises(LoginRefused):
+            await open_history(pbx.base, ACCOUNT, Trust(), a_guard(remembered))
+    assert pbx.paths == [V2]
+    assert len(remembered) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_known_pbx_is_not_asked_before_there_is_need() -> None:
+    guard = a_guard()
+    s_series = await open_history("http://h", ACCOUNT, Trust(), guard, "S-Series")
+    p_series = await open_history("http://h", ACCOUNT, Trust(), guard, "P-Series")
+    assert (type(s_series), type(p_series)) == (SSeriesApi, PSeriesApi)
+
+
+@pytest.mark.asyncio
+async def test_the_account_that_events_come_through_has_one_login() -> None:
+    guard = a_guard()
+    held = SSeriesApi("http://h:8088", ACCOUNT, Trust(), guard)
+
+    async def opened(base: str, username: str) -> object:
+        account = type(ACCOUNT)(username, ACCOUNT.read_password)
+        return await open_history(base, account, Trust(), guard, "S-Series", held=held)
+
+    assert await opened("http://h:8088", "api") is held
+    assert await opened("http://h:8088/api/v2.0.0", "api") is held
+    assert await opened("http://h:8088", "history") is not held
+    assert await opened("http://other:8088", "api") is not held

@@ -1,0 +1,272 @@
+"""There is one token to an S-Series PBX; who finds it gone gets one new one for all."""
+
+import asyncio
+import hashlib
+from datetime import datetime
+
+import pytest
+from aiohttp import web
+
+from cdrd.pbx_api import LoginRefused, NotOffered, Trust, Unreachable
+from cdrd.s_series import Announced, SSeriesApi, TokenGone
+from tests.fake_pbx import ACCOUNT, SECRET, Answer, FakePbx, Suspended, a_guard, fake_pbx, hang
+
+V1, V2 = "/api/v1.1.0", "/api/v2.0.0"
+YES: Answer = {"status": "Success", "token": "t1"}
+AGAIN: Answer = {"status": "Success", "token": "t2"}
+GONE: Answer = {"status": "Failed", "errno": "20004"}
+RANDOM: Answer = {"status": "Success", "random": "0cbc"}
+DAY = (datetime.fromisoformat("2018-11-07"), datetime.fromisoformat("2018-11-07 23:59:59"))
+TABLE = b"callid,timestart\n1,2018-11-07 00:00:00\n"
+
+
+def failed(errno: str) -> Answer:
+    return {"status": "Failed", "errno": errno}
+
+
+def api(
+    pbx: FakePbx,
+    path: str = "",
+    announced: Announced | None = None,
+    told: list[float] | None = None,
+) -> SSeriesApi:
+    return SSeriesApi(pbx.base + path, ACCOUNT, Trust(), a_guard(told), announced=announced)
+
+
+@pytest.mark.asyncio
+async def test_the_newest_version_that_there_is_is_used() -> None:
+    async with fake_pbx({f"{V1}/login": YES}) as pbx:
+        s_series = api(pbx)
+        await s_series.login()
+        await s_series.close()
+    assert s_series.version == "1.1.0"
+    assert pbx.paths == [f"{V2}/login", f"{V1}/login"]
+
+
+@pytest.mark.asyncio
+async def test_a_version_in_the_address_settles_it() -> None:
+    async with fake_pbx({f"{V1}/login": YES, f"{V2}/login": YES}) as pbx:
+        s_series = api(pbx, V1)
+        await s_series.login()
+        await s_series.close()
+    assert pbx.paths == [f"{V1}/login"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("path", "version"), [(V1, "1.0.2"), (V2, "2.0.0")])
+async def test_a_login_announces_where_and_in_which_format_to_post(path: str, version: str) -> None:
+    async with fake_pbx({f"{path}/login": YES}) as pbx:
+        s_series = api(pbx, path, Announced(8260, "/hq"))
+        await s_series.login()
+        await s_series.close()
+    assert pbx.asked[0].body == {
+        "username": "api",
+        "password": hashlib.md5(SECRET.encode()).hexdigest(),
+        "port": "8260",
+        "url": "/hq",
+        "urltag": "0",
+        "version": version,
+    }
+
+
+@pytest.mark.asyncio
+async def test_without_any_api_it_is_told_what_was_asked_for() -> None:
+    told: list[float] = []
+    async with fake_pbx({}) as pbx:
+        s_series = api(pbx, told=told)
+        with pytest.raises(NotOffered, match=r"has no API of version 2\.0\.0 or 1\.1\.0"):
+            await s_series.login()
+        await s_series.close()
+    assert not told
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("errno", "sentence"),
+    [
+        ("20003", "refused the login: check username and password_file"),
+        ("20002", "has locked the account for 10 minutes"),
+        ("10032", "refused the login with errno 10032: check"),
+    ],
+)
+async def test_a_refused_login_counts_and_never_a_fifth_is_tried(errno: str, sentence: str) -> None:
+    told: list[float] = []
+    async with fake_pbx({f"{V2}/login": failed(errno)}) as pbx:
+        s_series = api(pbx, told=told)
+        for _ in range(4):
+            with pytest.raises(LoginRefused, match=sentence) as raised:
+                await s_series.login()
+            assert SECRET not in str(raised.value)
+        with pytest.raises(Suspended):
+            await s_series.login()
+        await s_series.close()
+    assert len(told) == len(pbx.asked) == 4
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", [failed("20000"), failed("10004"), {"status": "Success"}, b"?"])
+async def test_a_login_that_fails_in_its_form_is_no_refusal(answer: Answer) -> None:
+    told: list[float] = []
+    async with fake_pbx({f"{V2}/login": answer}) as pbx:
+        s_series = api(pbx, told=told)
+        with pytest.raises(Unreachable):
+            await s_series.login()
+        await s_series.close()
+    assert not told
+
+
+@pytest.mark.asyncio
+async def test_all_who_need_a_token_share_one_login() -> None:
+    async with fake_pbx({f"{V2}/login": YES}) as pbx:
+        s_series = api(pbx)
+        await asyncio.gather(*(s_series.login() for _ in range(5)))
+        await s_series.close()
+    assert len(pbx.asked) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_heartbeat_says_again_all_that_the_login_announced() -> None:
+    async with fake_pbx({f"{V1}/login": YES, f"{V1}/heartbeat": {"status": "Success"}}) as pbx:
+        s_series = api(pbx, V1, Announced(8260, "/hq"))
+        await s_series.login()
+        await s_series.heartbeat()
+        await s_series.close()
+    assert pbx.asked[1].query == {"token": "t1"}
+    assert pbx.asked[1].body == {
+        "ipaddr": "127.0.0.1",
+        "port": "8260",
+        "url": "/hq",
+        "urltag": "0",
+        "urlflag": "0",
+        "version": "1.0.2",
+    }
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("errno", ["20004", "20005"])
+async def test_a_token_that_is_gone_is_told_and_the_next_login_gets_another(errno: str) -> None:
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": [YES, AGAIN],
+        f"{V2}/heartbeat": [failed(errno), {"status": "Success"}],
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx, V2, Announced(8260))
+        await s_series.login()
+        with pytest.raises(TokenGone, match=errno):
+            await s_series.heartbeat()
+        await s_series.login()
+        await s_series.heartbeat()
+        await s_series.close()
+    assert [asked.query["token"] for asked in pbx.asked_for(f"{V2}/heartbeat")] == ["t1", "t2"]
+    assert s_series.logins == 2
+
+
+@pytest.mark.asyncio
+async def test_a_cloud_pbx_has_its_token_refreshed_instead() -> None:
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": YES,
+        f"{V2}/heartbeat": failed("10003"),
+        f"{V2}/token/refresh": [AGAIN, {"status": "Success"}],
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx, V2, Announced(8260))
+        await s_series.login()
+        await s_series.heartbeat()
+        await s_series.heartbeat()
+        await s_series.close()
+    refreshes = pbx.asked_for(f"{V2}/token/refresh")
+    assert [asked.query["token"] for asked in refreshes] == ["t1", "t2"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("path", "parties"), [(V1, "extid"), (V2, "number")])
+async def test_history_is_downloaded_with_a_key_of_its_own(path: str, parties: str) -> None:
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{path}/login": YES,
+        f"{path}/cdr/get_random": RANDOM,
+        f"{path}/cdr/download": TABLE,
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx, path)
+        assert await s_series.download(*DAY) == TABLE
+        await s_series.close()
+    span = {
+        parties: "all",
+        "starttime": "2018-11-07 00:00:00",
+        "endtime": "2018-11-07 23:59:59",
+    }
+    assert pbx.asked[1].body == span
+    assert pbx.asked[2].query == span | {"token": "t1", "random": "0cbc"}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("gone_at", ["cdr/get_random", "cdr/download"])
+async def test_history_logs_in_again_once_when_the_token_is_gone(gone_at: str) -> None:
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": [YES, AGAIN],
+        f"{V2}/cdr/get_random": RANDOM,
+        f"{V2}/cdr/download": TABLE,
+    }
+    usual = answers[f"{V2}/{gone_at}"]
+    assert not isinstance(usual, list)
+    answers[f"{V2}/{gone_at}"] = [GONE, usual]
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx)
+        assert await s_series.download(*DAY) == TABLE
+        await s_series.close()
+    assert pbx.times[f"{V2}/login"] == 2
+
+
+@pytest.mark.asyncio
+async def test_a_pbx_that_knows_none_of_its_tokens_is_given_up() -> None:
+    async with fake_pbx({f"{V2}/login": YES, f"{V2}/cdr/get_random": GONE}) as pbx:
+        s_series = api(pbx)
+        with pytest.raises(Unreachable, match="does not know the token it has just given"):
+            await s_series.download(*DAY)
+        await s_series.close()
+    assert pbx.times[f"{V2}/login"] == 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("random", "table", "error", "sentence"),
+    [
+        (failed("10004"), TABLE, Unreachable, "refused a request with errno 10004"),
+        ({"status": "Success"}, TABLE, Unreachable, "gave no key to its history"),
+        (RANDOM, failed("10001"), Unreachable, "refused a request with errno 10001"),
+        (RANDOM, web.Response(status=500), Unreachable, "HTTP status 500"),
+        (failed("10003"), TABLE, NotOffered, "does not offer this"),
+    ],
+)
+async def test_history_that_fails_is_told(
+    random: Answer, table: Answer, error: type[Exception], sentence: str
+) -> None:
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": YES,
+        f"{V2}/cdr/get_random": random,
+        f"{V2}/cdr/download": table,
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx)
+        with pytest.raises(error, match=sentence):
+            await s_series.download(*DAY)
+        await s_series.close()
+
+
+@pytest.mark.asyncio
+async def test_a_login_that_is_given_up_leaves_the_turn_to_the_next() -> None:
+    asked = asyncio.Event()
+
+    async def never(request: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        return await hang(request)
+
+    async with fake_pbx({f"{V2}/login": [never, YES]}) as pbx:
+        s_series = api(pbx)
+        first = asyncio.create_task(s_series.login())
+        await asked.wait()
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await s_series.login()
+        await s_series.close()
+    assert s_series.logins == 1
