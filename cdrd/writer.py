@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from cdrd.batch import Batch, Waiting
+from cdrd.clock import ClockJump, ClockWatch, OffsetJump
+from cdrd.config import BatchTable
 from cdrd.leg_store import Arrival, StoredLegs, store_legs
 from cdrd.log import LineWriter, Logger, log_calls
 from cdrd.store import WAL_LIMIT_BYTES, Checkpoint, Committed, Store
@@ -33,8 +35,8 @@ class Writer:
         *,
         log: Logger,
         lines: LineWriter,
-        max_records: int,
-        max_delay: float,
+        clocks: ClockWatch,
+        grouping: BatchTable,
         room_made: Callable[[], None],
     ) -> None:
         self._store = store
@@ -42,8 +44,8 @@ class Writer:
         self._totals = totals
         self._log = log
         self._lines = lines
-        self._max_records = max_records
-        self._max_delay = max_delay
+        self._clocks = clocks
+        self._grouping = grouping
         self._room_made = room_made
         self._arrived = asyncio.Event()
         self._stopping = False
@@ -66,10 +68,10 @@ class Writer:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            if self._max_delay and not self._stopping:
+            if self._grouping.max_delay and not self._stopping:
                 await self._wait_for_more()
             while self._waiting:
-                await self._commit(self._waiting.take(self._max_records))
+                await self._commit(self._waiting.take(self._grouping.max_records))
             if self._stopping:
                 return
 
@@ -128,8 +130,8 @@ class Writer:
 
     async def _wait_for_more(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._max_delay):
-                while len(self._waiting) < self._max_records and not (
+            async with asyncio.timeout(self._grouping.max_delay):
+                while len(self._waiting) < self._grouping.max_records and not (
                     self._stopping or self._waiting.full
                 ):
                     await self._arrived.wait()
@@ -167,6 +169,30 @@ class Writer:
                 reason=report.reason,
                 size=report.size,
             )
+        for jump in self._clocks.look(committed.stored):
+            self._tell_jump(jump)
+
+    def _tell_jump(self, jump: OffsetJump | ClockJump) -> None:
+        log, pbx = self._log, jump.pbx
+        match jump:
+            case OffsetJump(_, offset, expected) if offset == expected:
+                log.info("pbx_offset_mended", pbx=pbx, utc_offset=offset, expected=expected)
+            case OffsetJump(_, offset, expected):
+                advice = "set its timezone here, or the zone and the clock of the PBX"
+                log.warning(
+                    "pbx_offset_jumped",
+                    pbx=pbx,
+                    utc_offset=offset,
+                    expected=expected,
+                    advice=advice,
+                )
+            case ClockJump(_, 0, before):
+                log.info("pbx_clock_mended", pbx=pbx, behind=0, before=before)
+            case ClockJump(_, behind, before):
+                advice = "have the PBX use NTP"
+                log.warning(
+                    "pbx_clock_jumped", pbx=pbx, behind=behind, before=before, advice=advice
+                )
 
     async def _commit_until_stored(self, batch: Batch) -> Committed:
         delay, longest = RETRY_SECONDS

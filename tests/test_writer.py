@@ -13,6 +13,8 @@ import pytest
 import pytest_asyncio
 
 from cdrd.batch import Batch, QuarantinedReport, Waiting
+from cdrd.clock import ClockWatch
+from cdrd.config import BatchTable
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
 from cdrd.store import MIB, Store, open_reader
 from cdrd.stream import Totals
@@ -41,8 +43,8 @@ class Bench:
             self.totals,
             log=make_logger(self.lines),
             lines=self.lines,
-            max_records=max_records,
-            max_delay=max_delay,
+            clocks=ClockWatch({}),
+            grouping=BatchTable(max_records=max_records, max_delay=max_delay),
             room_made=self.room_made,
         )
 

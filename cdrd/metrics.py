@@ -1,0 +1,145 @@
+"""Turns the daemon's state into what Prometheus and a load balancer ask for.
+
+``/metrics`` tells the figures, ``/healthz`` whether the process still works (else restart it),
+``/readyz`` whether reports are stored now. The rule that must stay true: a figure is read when it
+is asked for, so that nobody pays for what nobody reads.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from cdrd import __version__
+from cdrd.address import format_address, parse_address
+from cdrd.stream import Totals
+
+TEXT: Final = "text/plain"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is asked for the figures, each when it is needed."""
+
+    totals: Totals
+    waiting: Callable[[], int]  # reports in custody that are not committed
+    connections: Callable[[], Mapping[str, int]]  # open ones, by the way they came
+    held: Callable[[], Mapping[str, bool]]  # PBX that we hold a connection to: is it there?
+    refused: Callable[[], int]  # peers that are no configured PBX
+    last_call: Callable[[], Mapping[str, float]]  # PBX: Unix seconds
+    silent: Callable[[], Mapping[str, bool]]  # PBX: silent against its habit?
+    database: Path
+    sick: Callable[[], str]  # why the process should be restarted, or ""
+    busy: Callable[[], str]  # why reports are not stored now, or ""
+
+
+class _Figures(Collector):
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Read every figure."""
+        state, totals = self._state, self._state.totals
+        yield InfoMetricFamily("cdrd", "This program.", {"version": __version__})
+        for name, told, count in (
+            ("received", "Reports, and broken stretches, received in this run.", totals.received),
+            ("stored", "Reports that became a new row.", totals.stored),
+            ("duplicate", "Reports of a call that was stored before.", totals.duplicate),
+            ("quarantined", "Reports that went to quarantine.", totals.quarantined),
+        ):
+            yield CounterMetricFamily(f"cdrd_reports_{name}", told, value=count)
+        yield _counter(
+            "cdrd_events_passed_over", "Other events than calls.", "event", totals.events
+        )
+        yield CounterMetricFamily(
+            "cdrd_peers_refused", "Connections of no configured PBX.", value=state.refused()
+        )
+        yield GaugeMetricFamily(
+            "cdrd_reports_waiting", "Received, and not yet committed.", value=state.waiting()
+        )
+        yield _gauge("cdrd_connections", "Open connections.", "source", state.connections())
+        yield _gauge("cdrd_pbx_connected", "1 while we reach the PBX.", "pbx", state.held())
+        yield _gauge(
+            "cdrd_last_call_timestamp_seconds",
+            "When the last call of a PBX began (Unix seconds), within 8 days.",
+            "pbx",
+            state.last_call(),
+        )
+        yield _gauge("cdrd_pbx_silent", "1 while silent against its habit.", "pbx", state.silent())
+        yield _gauge(
+            "cdrd_file_bytes", "The database's files.", "file", dict(_sizes(state.database))
+        )
+
+
+def _sizes(database: Path) -> Iterator[tuple[str, float]]:
+    for name, ending in (("database", ""), ("wal", "-wal")):
+        path = Path(f"{database}{ending}")
+        if path.exists():
+            yield name, path.stat().st_size
+
+
+def _counter(name: str, told: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(name, told, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
+
+
+def _gauge(name: str, told: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, told, labels=[label])
+    for value, figure in values.items():
+        family.add_metric([value], figure)
+    return family
+
+
+class MetricsServer:
+    """The three pages on one address."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._registry = CollectorRegistry()
+        self._registry.register(_Figures(state))
+        pages = web.Application()
+        pages.add_routes(
+            [
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", lambda _: self._answer(state.sick())),
+                web.get("/readyz", lambda _: self._answer(state.sick() or state.busy())),
+            ]
+        )
+        self._runner = web.AppRunner(pages, access_log=None, handle_signals=False)
+
+    async def open(self, address: str) -> str:
+        """Serve on a ``host:port``; return the one that it became. Raises OSError."""
+        await self._runner.setup()
+        host, port = parse_address(address)
+        await web.TCPSite(self._runner, host, port).start()
+        name: Iterable[object] = self._runner.addresses[0]
+        opened, number, *_ = name
+        return format_address(str(opened), int(str(number)))
+
+    async def close(self) -> None:
+        """Serve no more."""
+        await self._runner.cleanup()
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        body = await asyncio.to_thread(encode, self._registry)  # it asks the database too
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _answer(self, fault: str) -> web.Response:
+        return web.Response(
+            text=f"{fault or 'ok'}\n", status=503 if fault else 200, content_type=TEXT
+        )

@@ -1,0 +1,102 @@
+"""Turns the hours in which a PBX reports nothing into one alarm, when it is not its habit.
+
+The rule that must stay true: a PBX is compared with itself alone, at the same hours of the weeks
+before; one that is quiet every night, or has only begun, is never told to be silent.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cdrd.log import Logger
+from cdrd.period import spell_instant
+from cdrd.store import open_reader
+
+CHECK_SECONDS: Final = 300.0
+WEEK: Final = timedelta(days=7)
+WEEKS: Final = 2
+"""So many weeks before have to agree."""
+
+USUAL_CALLS: Final = 10
+"""So many calls at the same hours of each of these weeks, and none now: that is no chance."""
+
+LOOK_BACK: Final = timedelta(days=8)
+"""A last call that is older is not looked for: its silence was told long ago."""
+
+
+class SilenceWatch:
+    """Looks, every few minutes, for PBXs that have fallen silent against their own habit."""
+
+    def __init__(self, database: Path, pbxs: Iterable[str], log: Logger) -> None:
+        self.silent: set[str] = set()
+        self._database = database
+        self._pbxs = tuple(pbxs)
+        self._log = log
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            with contextlib.suppress(sqlite3.Error):  # the next look will tell
+                await self.look(datetime.fromtimestamp(time.time(), UTC))
+
+    async def look(self, now: datetime) -> None:
+        """Tell of each PBX that is silent since the last look, or is heard again."""
+        found = await asyncio.to_thread(find_silent, self._database, self._pbxs, now)
+        for pbx, last_call in found.items():
+            if pbx not in self.silent:
+                self._log.warning(
+                    "pbx_silent",
+                    pbx=pbx,
+                    last_call=last_call,
+                    advice="weeks before it had calls at these hours: look at the PBX and the line",
+                )
+        for pbx in sorted(self.silent.difference(found)):
+            self._log.info("pbx_heard", pbx=pbx)
+        self.silent = set(found)
+
+
+def last_calls(database: Path, pbxs: Sequence[str], now: datetime) -> dict[str, datetime]:
+    """Return when the last call of each PBX began, as far as it is no longer ago than 8 days."""
+    with contextlib.closing(open_reader(database)) as reader:
+        found = {pbx: _last_call(reader, pbx, now) for pbx in pbxs}
+    return {pbx: began for pbx, began in found.items() if began is not None}
+
+
+def find_silent(database: Path, pbxs: Sequence[str], now: datetime) -> dict[str, str]:
+    """Return the PBXs that are silent against their habit, and when their last call began."""
+    silent = {}
+    with contextlib.closing(open_reader(database)) as reader:
+        for pbx in pbxs:
+            last = _last_call(reader, pbx, now) or now - LOOK_BACK
+            weeks = range(1, WEEKS + 1)
+            if all(_had_calls(reader, pbx, last - WEEK * n, now - WEEK * n) for n in weeks):
+                silent[pbx] = spell_instant(last)
+    return silent
+
+
+def _last_call(reader: sqlite3.Connection, pbx: str, now: datetime) -> datetime | None:
+    query = """
+        SELECT started_at FROM call WHERE pbx = ? AND started_at BETWEEN ? AND ?
+        ORDER BY started_at DESC LIMIT 1
+    """  # a PBX whose clock is ahead shall not look silent, one that is a year ahead not alive
+    latest = now + timedelta(days=1)
+    found = reader.execute(query, (pbx, spell_instant(now - LOOK_BACK), spell_instant(latest)))
+    row = found.fetchone()
+    return None if row is None else datetime.fromisoformat(row[0])
+
+
+def _had_calls(reader: sqlite3.Connection, pbx: str, start: datetime, end: datetime) -> bool:
+    query = """
+        SELECT count(*) FROM (
+            SELECT 1 FROM call WHERE pbx = ? AND started_at > ? AND started_at <= ? LIMIT ?
+        )
+    """
+    instants = spell_instant(start), spell_instant(end)
+    (calls,) = reader.execute(query, (pbx, *instants, USUAL_CALLS)).fetchone()
+    return bool(calls == USUAL_CALLS)
