@@ -23,7 +23,7 @@ demo: .venv/package
 	.venv/bin/cdrd demo
 
 test: .venv/development servers
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto
 
 lint: .venv/development
 	.venv/bin/ruff check .

@@ -19,8 +19,11 @@ COMMANDS: Final = {
     "follow": "stored calls as JSON lines, then each new one as it is committed",
     "export": "records to CSV, XLSX, JSON lines or Parquet",
     "import": "records from a PBX's history, captured reports, a portal's export",
+    "fetch": "ask the PBXs for their history of a time, store what is missing",
     "report": "totals: calls, answered and missed, talk time, busiest hour, calls at once",
     "quarantine": "what could not become a record: list, show, retry, drop",
+    "purge": "delete records by date and origin, beside a running daemon",
+    "backup": "a consistent copy of the database beside a running daemon, verified",
     "simulate": "a PBX to test with, and a load of reports",
 }
 
@@ -59,6 +62,10 @@ example:
   cdrd import calls export.jsonl.gz              our own export, each row as it was
   cdrd import conferences --portal video 2017-*.csv
 A file that is imported again adds nothing.""",
+    "fetch": """examples:
+  cdrd fetch --from 2026-11-01 --to 2026-11-02             of each PBX with [pbx.history]
+  cdrd fetch --pbx hq --from "2026-11-01 08:00" --to "2026-11-01 09:30"
+A PBX that cannot be asked is told, and the others are asked.""",
     "report": """Figures of calls (the default) or of conferences, in all and by hour, day, weekday,
 extension, trunk, pbx, portal, tenant, room, type or status. A range reads that range alone.
 
@@ -73,8 +80,19 @@ examples:
   cdrd quarantine retry 7 8          decode again, after an upgrade or a change of configuration
   cdrd quarantine retry --all
   cdrd quarantine drop 7             delete it for ever""",
+    "purge": """examples:
+  cdrd purge --before 2020-01-01 --dry-run             how much it would be
+  cdrd purge --before 2020-01-01 --pbx old             the calls of one PBX
+  cdrd purge --before 2020-01-01 --tenant Sales        the conference legs of one tenant""",
+    "backup": """examples:
+  cdrd backup /var/backups/cdr-$(date +%F).sqlite3
+  cdrd export calls --db /var/backups/cdr-2026-11-01.sqlite3 -o calls.csv""",
     "simulate": """examples:
   cdrd simulate pbx --listen 127.0.0.1:8333 --rate 5       a PBX for [pbx.events] kind = "tcp"
+  cdrd simulate pbx --listen 127.0.0.1:8333 --api 127.0.0.1:8088 --unpushed-every 10
+                                                           with its history, to fetch the rest
+  cdrd simulate pbx --kind websocket --listen 127.0.0.1:8088                       P-Series
+  cdrd simulate pbx --kind webhook --post-to http://127.0.0.1:8260/ --secret-file key
   cdrd simulate load 127.0.0.1:8261 --count 100000         PBXs that connect to [tcp] listen
   cdrd simulate load 127.0.0.1:8260 --http --count 1000    PBXs that POST to [http] listen""",
 }

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -26,10 +27,16 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cdrd.address import parse_address
+from cdrd.door import Door
 from cdrd.frame import KIB
 from cdrd.sender import Sender
 
 DEFAULT_PATHS: Final = ("config.toml", "/etc/cdrd/config.toml")
+SHA256_DIGITS: Final = 64
+
+
+POSTING: Final = ("http", "webhook")
+"""The kinds of [pbx.events] whose PBX posts to us."""
 
 
 class ConfigError(Exception):
@@ -63,8 +70,34 @@ def _is_name(text: str) -> str:
     return text
 
 
+def _is_fingerprint(text: str) -> str:
+    digits = text.replace(":", "").lower()
+    if len(digits) != SHA256_DIGITS or set(digits) - set("0123456789abcdef"):
+        raise ValueError(
+            "no SHA-256 of a certificate: give 64 hexadecimal digits, as"
+            " openssl x509 -noout -fingerprint -sha256 prints them"
+        )
+    return digits
+
+
+def _is_path(text: str) -> str:
+    if not text.startswith("/") or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("a path begins with a slash and has no blank: give one such as /hq")
+    return text
+
+
+def _is_web_address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ValueError("no web address: give one such as https://192.0.2.10:8088")
+    return text.rstrip("/")
+
+
 Address = Annotated[str, AfterValidator(_is_address)]
 OptionalAddress = Annotated[str, AfterValidator(lambda text: text and _is_address(text))]
+Fingerprint = Annotated[str, AfterValidator(lambda text: text and _is_fingerprint(text))]
+UrlPath = Annotated[str, AfterValidator(lambda text: text and _is_path(text))]
+WebAddress = Annotated[str, AfterValidator(_is_web_address)]
 PeerNetwork = Annotated[str, AfterValidator(_is_network)]
 TimeZone = Annotated[str, AfterValidator(_is_timezone)]
 Name = Annotated[str, AfterValidator(_is_name)]
@@ -79,7 +112,7 @@ class Database(_Table):
 
     path: str = "/var/lib/cdrd/cdr.sqlite3"
     durability: Literal["full", "normal"] = "full"
-    max_age_days: Annotated[int, Field(ge=0)] = 0
+    max_age_days: Annotated[int, Field(ge=0, le=36_500)] = 0
 
 
 class BatchTable(_Table):
@@ -110,6 +143,14 @@ class Tls(_Table):
     key: str = ""
     client_ca: str = ""
 
+    @model_validator(mode="after")
+    def _is_complete(self) -> "Tls":
+        if bool(self.certificate) != bool(self.key):
+            raise ValueError("certificate and key go together: give both, or neither")
+        if self.client_ca and not self.certificate:
+            raise ValueError("client_ca needs certificate and key: TLS is what asks the peers")
+        return self
+
 
 class Log(_Table):
     """``[log]``."""
@@ -133,13 +174,15 @@ class Events(_Table):
     username: str = ""
     password_file: str = ""
     secret_file: str = ""
+    path: UrlPath = ""
     ca_file: str = ""
-    fingerprint: str = ""
+    fingerprint: Fingerprint = ""
     tls: bool = True
 
     @model_validator(mode="after")
     def _is_complete(self) -> "Events":
-        needed = ("address", "username", "password_file") if self.kind != "webhook" else ()
+        of_webhook = self.kind == "webhook"
+        needed = ("secret_file",) if of_webhook else ("address", "username", "password_file")
         missing = [key for key in needed if not getattr(self, key)]
         if missing:
             raise ValueError(f"kind {self.kind!r} needs {', '.join(missing)}")
@@ -151,9 +194,12 @@ class Events(_Table):
 class History(_Table):
     """``[pbx.history]``: where missed calls are fetched."""
 
-    url: str
+    url: WebAddress
     username: str
     password_file: str
+    interval: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0  # seconds
+    ca_file: str = ""
+    fingerprint: Fingerprint = ""
 
 
 class Pbx(_Table):
@@ -170,6 +216,21 @@ class Pbx(_Table):
         """Return the PBX as a sender of reports."""
         networks = tuple(ip_network(peer, strict=False) for peer in self.peers)
         return Sender(self.name, zoneinfo.ZoneInfo(self.timezone), networks, self.serial)
+
+    def door(self, config_path: Path) -> Door:
+        """Return how the PBX posts. Raises ConfigError where its key cannot be read."""
+        if self.events is None or not self.events.secret_file:
+            return Door(self.sender(), self.events.path if self.events else "")
+        name = f"{self.name}: secret_file {self.events.secret_file!r}"
+        try:
+            key = read_secret(self.events.secret_file, config_path)
+        except OSError as error:
+            raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from error
+        if not key:
+            raise ConfigError(f"{name} is empty: write the webhook's secret into it")
+        return Door(self.sender(), self.events.path, key.encode())
 
 
 class Portal(_Table):
@@ -204,6 +265,21 @@ class Config(_Table):
         if doubled:
             told = (f"{kind}: the name {name!r} is given twice" for kind, name in doubled)
             raise ValueError("; ".join(told))
+        return self
+
+    @model_validator(mode="after")
+    def _registered_pbxs_can_post(self) -> "Config":
+        posting = [pbx for pbx in self.pbx if pbx.events and pbx.events.kind in POSTING]
+        for pbx in posting:
+            assert pbx.events is not None
+            kind = f"kind {pbx.events.kind!r} of [pbx.events]"
+            if not self.http.listen:
+                raise ValueError(f"http.listen: {kind} needs an address here")
+            if not pbx.peers:
+                raise ValueError(
+                    f"pbx: {kind} needs peers, the addresses that the PBX posts from:"
+                    f" {pbx.name} has none"
+                )
         return self
 
 
@@ -252,57 +328,45 @@ def parse_config(text: str, name: str) -> Config:
     except ValidationError as error:
         lines = [f"{name}: {_sentence(fault)}" for fault in error.errors()]
         raise ConfigError("\n".join(lines)) from error
-    missing = _not_received(config)
-    if missing:
-        raise ConfigError("\n".join(f"{name}: {sentence}" for sentence in missing))
     return config
-
-
-def unused_settings(config: Config) -> list[str]:
-    """Name the settings that are valid, and that this version does nothing with yet."""
-    unused = [
-        ("database.max_age_days", config.database.max_age_days),
-        ("metrics.listen", config.metrics.listen),
-    ]
-    unused += [(f"pbx.{pbx.name}.history", pbx.history) for pbx in config.pbx]
-    return [name for name, value in unused if value]
 
 
 def missing_packages(config: Config) -> list[str]:
     """Say which packages are not installed that the configuration needs."""
-    if not config.portal or importlib.util.find_spec("pymysql") is not None:
-        return []
-    return ["[[portal]] needs the package PyMySQL: pip install 'cdrd[portal]', or take it out"]
-
-
-def _not_received(config: Config) -> list[str]:
-    """Name the settings without which reports would be lost, and that this version has not."""
-    settings = [
-        ("tls", config.tls != Tls()),
-        *(
-            (f"pbx.{index}.events.kind", pbx.events is not None and pbx.events.kind != "tcp")
-            for index, pbx in enumerate(config.pbx)
+    needed = (
+        ("[[portal]]", config.portal, "pymysql", "PyMySQL", "portal"),
+        (
+            "metrics.listen",
+            config.metrics.listen,
+            "prometheus_client",
+            "prometheus-client",
+            "metrics",
         ),
-    ]
+    )
     return [
-        f"{name}: this version of cdrd receives over plain TCP and HTTP only; take the setting out"
-        for name, value in settings
-        if value
+        f"{setting} needs the package {package}: pip install 'cdrd[{extra}]', or take it out"
+        for setting, value, module, package, extra in needed
+        if value and importlib.util.find_spec(module) is None
     ]
+
+
+def secret_path(name: str, config_path: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where a file is: absolute, a systemd credential, or beside the configuration."""
+    path = Path(name)
+    credentials = environment.get("CREDENTIALS_DIRECTORY")
+    if path.is_absolute():
+        return path
+    beside = config_path.parent / path
+    credential = Path(credentials) / path if credentials else beside
+    return credential if credential.exists() else beside
 
 
 def read_secret(name: str, config_path: Path, environment: Mapping[str, str] = os.environ) -> str:
-    """Read a secret's file: absolute, a systemd credential, or beside the configuration.
+    """Read a secret's file: its text without the line break at its end.
 
-    The text of the file without the line break at its end. Raises OSError, and ValueError for a
-    secret that has a line break within it.
+    Raises OSError, and ValueError for a secret that has a line break within it.
     """
-    path = Path(name)
-    credentials = environment.get("CREDENTIALS_DIRECTORY")
-    if not path.is_absolute():
-        beside = config_path.parent / path
-        credential = Path(credentials) / path if credentials else beside
-        path = credential if credential.exists() else beside
+    path = secret_path(name, config_path, environment)
     secret = path.read_text(encoding="utf-8").rstrip("\r\n")
     if "\n" in secret or "\r" in secret:
         raise ValueError(f"{path}: a secret is one line")

@@ -26,6 +26,7 @@ SPELLINGS: Final = {
     "uid": "cdr_id",
     "timestart": "started_local",
     "time_start": "started_local",
+    "time": "started_local",  # this and what is marked so: rows of the P-Series' REST API
     "callfrom": "caller",
     "call_from": "caller",
     "callto": "callee",
@@ -33,25 +34,32 @@ SPELLINGS: Final = {
     "callduraction": "duration",  # sic, in every S-Series dialect
     "callduration": "duration",
     "call_duration": "duration",
+    "duration": "duration",  # REST
     "talkduraction": "talk_duration",  # sic
     "talkduration": "talk_duration",
     "talk_duration": "talk_duration",
     "srctrunkname": "source_trunk",
     "src_trunk_name": "source_trunk",
+    "src_trunk": "source_trunk",  # REST
     "desttrunkname": "destination_trunk",  # samples of 1.x
     "dstrunkname": "destination_trunk",  # parameter tables of 1.x
     "dsttrcunkname": "destination_trunk",  # sic, 2.0.0
     "dsttrunkname": "destination_trunk",  # history CSV
     "dst_trunk_name": "destination_trunk",
+    "dst_trunk": "destination_trunk",  # REST
     "status": "status",
+    "disposition": "status",  # REST
     "type": "call_type",
+    "call_type": "call_type",  # REST
     "pincode": "pin_code",
     "pin_code": "pin_code",
     "recording": "recording",
     "didnumber": "did_number",
     "did_number": "did_number",
+    "did": "did_number",  # REST
     "agentringtime": "agent_ring_time",
     "agent_ring_time": "agent_ring_time",
+    "ring_duration": "agent_ring_time",  # REST
     "sn": "pbx_serial",
 }
 """The vendor's key, in any dialect: our name for it."""

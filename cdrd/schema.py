@@ -141,9 +141,11 @@ CREATE TABLE quarantined_report (
     payload     BLOB NOT NULL,
     size        INTEGER NOT NULL
 ) STRICT;
--- What a file or a portal has brought is known again when it is read again (cdrd/store.py).
+-- What a file, a portal or a PBX's history has brought is known again when it is read again
+-- (cdrd/store.py).
 CREATE INDEX quarantined_once ON quarantined_report (size, substr(payload, 1, 200))
-WHERE source IN ('import', 'portal');
+WHERE source IN ('import', 'portal', 'history');
+CREATE INDEX quarantined_report_received_at ON quarantined_report (received_at);
 CREATE VIEW quarantine AS SELECT * FROM quarantined_report;
 
 -- One row: up to where the log has told the rows, the highest seq ever given, and the key that
@@ -153,6 +155,13 @@ CREATE TABLE progress (
     last_seq   INTEGER NOT NULL,
     logged_seq INTEGER NOT NULL,
     number_key BLOB NOT NULL
+) STRICT;
+
+-- Up to when (Unix seconds) the records of a PBX are known to be complete: pushed while nothing was
+-- broken, or fetched.
+CREATE TABLE fetched_history (
+    pbx            TEXT PRIMARY KEY,
+    complete_until INTEGER NOT NULL
 ) STRICT;
 
 -- Refused logins, so that a restart does not try a PBX into its lock-out (Unix seconds).

@@ -43,7 +43,10 @@ IMPORT: Final = "import"
 PORTAL: Final = "portal"
 """The source of what is read from a portal's table."""
 
-READ_AGAIN: Final = (IMPORT, PORTAL)
+HISTORY: Final = "history"
+"""The source of what a PBX is asked for."""
+
+READ_AGAIN: Final = (IMPORT, PORTAL, HISTORY)
 
 SYNCHRONOUS: Final = {"full": 2, "normal": 1}
 
@@ -241,6 +244,20 @@ def remember_refusal(connection: sqlite3.Connection, pbx: str, refused_at: float
         connection.execute("DELETE FROM refused_login WHERE refused_at < ?", (oldest,))
         refusal = (pbx, math.ceil(refused_at))
         connection.execute("INSERT INTO refused_login VALUES (?, ?)", refusal)
+
+
+def read_complete_until(connection: sqlite3.Connection, pbx: str) -> int | None:
+    """Read up to when (Unix seconds) a PBX's records are known to be complete."""
+    query = "SELECT complete_until FROM fetched_history WHERE pbx = ?"
+    found = connection.execute(query, (pbx,)).fetchone()
+    return None if found is None else int(found[0])
+
+
+def set_complete_until(connection: sqlite3.Connection, pbx: str, instant: float) -> None:
+    """Remember up to when (Unix seconds) a PBX's records are known to be complete."""
+    with transaction(connection):
+        row = (pbx, int(instant))
+        connection.execute("INSERT OR REPLACE INTO fetched_history VALUES (?, ?)", row)
 
 
 def wal_reset_bug(version: tuple[int, int, int]) -> bool:
@@ -488,7 +505,7 @@ INSERT INTO quarantined_report (received_at, pbx, peer, source, reason, payload,
 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7"""
 
 _QUARANTINE_ONCE: Final = f"""{_QUARANTINE} WHERE NOT EXISTS (
-    SELECT 1 FROM quarantined_report WHERE source IN ('import', 'portal') AND size = ?7
+    SELECT 1 FROM quarantined_report WHERE source IN ('import', 'portal', 'history') AND size = ?7
     AND substr(payload, 1, 200) = substr(?6, 1, 200) AND payload = ?6 AND pbx = ?2 AND source = ?4
 )"""  # noqa: S608 - no outside text
 """Of what is read again; the index ``quarantined_once`` holds the size and the first bytes."""

@@ -19,7 +19,6 @@ from cdrd.config import (
     load_config,
     parse_config,
     read_secret,
-    unused_settings,
 )
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
@@ -95,14 +94,6 @@ def test_the_uncommented_example_is_valid() -> None:
     assert config.pbx[0].events is not None
     assert config.pbx[0].events.address == "192.0.2.10:8333"
     assert [portal.name for portal in config.portal] == ["video"]
-
-
-def test_the_example_says_which_settings_this_version_does_not_use() -> None:
-    text = uncommented().replace("max_age_days = 0", "max_age_days = 1")
-    text = text.replace("[metrics]", "[metrics]\n#").replace('listen = ""', 'listen = "[::1]:9861"')
-    unused = unused_settings(parse_config(text, "c.toml"))
-    assert unused == ["database.max_age_days", "metrics.listen", "pbx.hq.history"]
-    assert EXAMPLE.read_text(encoding="utf-8").count("a warning says that it is not") == len(unused)
 
 
 def test_a_file_of_only_comments_is_the_defaults() -> None:
@@ -295,22 +286,69 @@ def test_a_user_name_cannot_smuggle_in_a_second_header_line() -> None:
     assert only_fault(text) == "pbx.0.events: username has a line break in it"
 
 
-def test_a_webhook_needs_no_address() -> None:
+def test_a_webhook_needs_a_secret_and_no_address() -> None:
     assert Events(kind="webhook", secret_file="key").address == ""
+    fault = only_fault(PBX + '[pbx.events]\nkind = "webhook"')
+    assert fault == "pbx.0.events: kind 'webhook' needs secret_file"
+
+
+@pytest.mark.parametrize("digest", ["ab:" * 31 + "AB", "ab" * 32])
+def test_a_fingerprint_is_read_as_openssl_prints_it(digest: str) -> None:
+    events = Events(kind="webhook", secret_file="key", fingerprint=digest)
+    assert events.fingerprint == "ab" * 32
 
 
 @pytest.mark.parametrize(
-    ("text", "path"),
+    ("text", "fault"),
     [
-        ('tls.certificate = "c.pem"', "tls"),
-        (EVENTS.replace("tcp", "http") + 'password_file = "p"', "pbx.0.events.kind"),
-        (PBX + '[pbx.events]\nkind = "webhook"', "pbx.0.events.kind"),
+        (
+            PBX + '[pbx.events]\nkind = "webhook"\nsecret_file = "key"\nfingerprint = "ab:cd"',
+            (
+                "pbx.0.events.fingerprint: no SHA-256 of a certificate: give 64 hexadecimal digits,"
+                " as openssl x509 -noout -fingerprint -sha256 prints them, not 'ab:cd'"
+            ),
+        ),
+        (
+            PBX + '[pbx.events]\nkind = "webhook"\nsecret_file = "key"\npath = "hq"',
+            (
+                "pbx.0.events.path: a path begins with a slash and has no blank:"
+                " give one such as /hq, not 'hq'"
+            ),
+        ),
+        (
+            PBX + '[pbx.history]\nurl = "192.0.2.10"\nusername = "api"\npassword_file = "p"',
+            (
+                "pbx.0.history.url: no web address: give one such as https://192.0.2.10:8088,"
+                " not '192.0.2.10'"
+            ),
+        ),
     ],
 )
-def test_a_way_in_that_this_version_has_not_is_refused(text: str, path: str) -> None:
-    fault = only_fault(text)
-    assert fault == (
-        f"{path}: this version of cdrd receives over plain TCP and HTTP only; take the setting out"
+def test_what_is_no_address_or_fingerprint_is_told_with_an_example(text: str, fault: str) -> None:
+    assert only_fault(text) == fault
+
+
+REGISTERED = """
+[[pbx]]
+name = "hq"
+peers = ["192.0.2.10"]
+[pbx.events]
+kind = "http"
+address = "192.0.2.10:8088"
+username = "api"
+password_file = "p"
+"""
+
+
+def test_a_pbx_that_is_told_to_post_needs_an_ear_and_an_address_of_its_own() -> None:
+    assert only_fault(REGISTERED) == (
+        "http.listen: kind 'http' of [pbx.events] needs an address here"
+    )
+    listening = 'http.listen = ["0.0.0.0:8260"]\n' + REGISTERED
+    assert parse_config(listening, "c.toml").pbx[0].events
+    assert only_fault(listening.replace('peers = ["192.0.2.10"]\n', "")) == (
+        "pbx: kind 'http' of [pbx.events] needs peers, the addresses that the PBX posts from:"
+        " hq has none"
     )
 
 

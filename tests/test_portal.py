@@ -226,7 +226,6 @@ def test_rows_are_followed_and_a_leg_is_looked_at_until_it_ends(
         None,
         "0042",
     )
-    assert not daemon.found("setting_unused")
 
 
 def test_a_gap_closes_by_itself(tmp_path: Path, portal: MariaDb) -> None:

@@ -31,10 +31,12 @@ from cdrd.store import (
     StoreUnusable,
     checkpoint,
     open_reader,
+    read_complete_until,
     read_progress,
     read_records,
     read_refusals,
     remember_refusal,
+    set_complete_until,
     wal_reset_bug,
 )
 from tests.example import CALL, call, varied
@@ -705,3 +707,16 @@ def test_the_versions_that_can_corrupt_a_wal_are_known(
     version: tuple[int, int, int], *, has_bug: bool
 ) -> None:
     assert wal_reset_bug(version) is has_bug
+
+
+@pytest.mark.asyncio
+async def test_up_to_when_nothing_is_missing_is_remembered_for_each_pbx(tmp_path: Path) -> None:
+    path = tmp_path / "cdr.sqlite3"
+    async with opened(path) as store:
+        assert await store.run(read_complete_until, "hq") is None
+        for instant in (1709281021.9, 1709281100.0):
+            await store.run(set_complete_until, "hq", instant)
+        await store.run(set_complete_until, "branch", 5)
+    async with opened(path) as store:
+        assert await store.run(read_complete_until, "hq") == 1709281100
+        assert await store.run(read_complete_until, "branch") == 5

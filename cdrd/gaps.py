@@ -1,0 +1,319 @@
+"""Turns a gap in what a PBX reports into a fetch of its history: at each start, after each break.
+
+The rule that must stay true: up to when nothing is missing is only ever moved on by the clock while
+nothing is broken, and by a fetch that has stored a window whole; so a gap is asked for until it is
+filled, over crashes of either side. A PBX is asked by one fetch at a time, and seldom.
+"""
+
+import asyncio
+import contextlib
+import math
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from cdrd.batch import Batch, Waiting
+from cdrd.fetch import LOOK_BACK, NotAHistory, RestStream, Window, gap_windows, open_csv
+from cdrd.frame import KIB
+from cdrd.gap_watch import Pace
+from cdrd.log import Logger
+from cdrd.login import BackOff
+from cdrd.pbx_api import LoginRefused, NotOffered, Unreachable
+from cdrd.period import spell_instant
+from cdrd.record import utc_milliseconds
+from cdrd.sender import Origin, Sender
+from cdrd.store import MIB, Store, read_complete_until, set_complete_until
+from cdrd.stream import Totals
+from cdrd.writer import Writer
+
+SLICE_RECORDS: Final = 1000
+"""Rows in one commit."""
+
+PIECE_BYTES: Final = 64 * KIB
+WAITING_BYTES: Final = 2 * MIB
+CLOSE_SECONDS: Final = 2.0
+
+FAILURES: Final = (Unreachable, LoginRefused, NotOffered, NotAHistory, OSError, ValueError)
+"""What keeps a PBX from being asked. ValueError: a password of two lines, a host that is none."""
+
+Result = TypeVar("Result")
+Counts = Counter[str]
+Keep = Callable[[Batch], Awaitable[Counts]]
+"""Stores a batch durably; tells how much was stored, duplicate and quarantined."""
+
+
+class Api(Protocol):
+    """What a PBX is asked through."""
+
+    async def close(self) -> None:
+        """Log out."""
+
+
+@runtime_checkable
+class CsvApi(Api, Protocol):
+    """An API that hands out a history as a file: the S-Series."""
+
+    async def download(self, start: datetime, end: datetime) -> bytes:
+        """Return the history of a range of the PBX's local time."""
+
+
+@runtime_checkable
+class RowsApi(Api, Protocol):
+    """An API that hands out a history page by page: the P-Series."""
+
+    def search(self, start: datetime, end: datetime) -> AsyncIterator[list[dict[str, Any]]]:
+        """Hand out the history of a range of the PBX's local time."""
+
+
+HistoryApi = CsvApi | RowsApi
+
+
+class Ways(NamedTuple):
+    """Where a history comes from, and where it goes."""
+
+    api: HistoryApi
+    sender: Sender
+    peer: str
+    keep: Keep
+
+
+async def fetch_window(window: Window, ways: Ways, counts: Counts) -> None:
+    """Fetch what began within a window, and keep it, a slice after the other.
+
+    Counts what was ``found``, and what ``keep`` told of it. Raises what ``FAILURES`` names.
+    """
+    waiting, totals = Waiting(WAITING_BYTES), Totals()
+    try:
+        async with contextlib.aclosing(_fed(window, ways, waiting, totals)) as pieces:
+            async for _ in pieces:
+                while waiting:
+                    counts.update(await ways.keep(waiting.take(SLICE_RECORDS)))
+                    waiting.committed()
+    finally:
+        counts["found"] += totals.received
+
+
+async def _fed(
+    window: Window, ways: Ways, waiting: Waiting, totals: Totals
+) -> AsyncGenerator[None, None]:
+    """Ask for a window, and stop after each piece of the answer that has come to wait."""
+    api, origin, peer = ways.api, Origin([ways.sender]), ways.peer
+    if isinstance(api, CsvApi):
+        csv = await api.download(window.start, window.end)
+        stream = open_csv(csv, origin, peer=peer, waiting=waiting, totals=totals)
+        if stream is None:
+            return
+        for start in range(0, len(csv), PIECE_BYTES):
+            stream.receive(csv[start : start + PIECE_BYTES], utc_milliseconds(time.time()))
+            yield
+        stream.close("the history ends in the middle of a row", utc_milliseconds(time.time()))
+        yield
+        return
+    rows = RestStream(origin, peer=peer, waiting=waiting, totals=totals)
+    async for page in api.search(window.start, window.end):
+        for start in range(0, len(page), SLICE_RECORDS):
+            rows.take_rows(page[start : start + SLICE_RECORDS], utc_milliseconds(time.time()))
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A PBX that is asked for its history.
+
+    ``awaited``: its reports come over a connection, so without one they are missing.
+    ``interval``: seconds after which it is asked though nothing has broken; 0 never.
+    """
+
+    sender: Sender
+    url: str
+    awaited: bool = False
+    interval: float = 0
+
+
+class GapFollower:
+    """Keeps one PBX's records complete, until it is cancelled."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        open_api: Callable[[], Awaitable[HistoryApi]],
+        *,
+        store: Store,
+        writer: Writer,
+        log: Logger,
+        pace: Pace | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Take what is needed; ``clock`` tells Unix seconds."""
+        self.pbx = asked.sender.name
+        self._asked = asked
+        self._open_api = open_api
+        self._store = store
+        self._writer = writer
+        self._log = log.bind(pbx=self.pbx)
+        self._pace = pace or Pace()
+        self._clock = clock
+        self._api: HistoryApi | None = None
+        self._connections = 0
+        self._usual = int(asked.awaited)  # as many connections at once as there have been
+        self._due = asyncio.Event()
+        self._due.set()
+        self._complete_until: float | None = None  # until the database was asked
+        self._fetched_until = 0.0
+        self._fetched_at: float | None = None  # monotonic
+
+    def broke(self) -> None:
+        """Take note of a connection's end; one that is left may have taken its place before it."""
+        self._connections = max(0, self._connections - 1)
+        if self._connections:
+            self._due.set()
+
+    def mended(self) -> None:
+        """Take note of a new connection: what was missing until now can be asked for."""
+        if not self._usual and self._complete_until is not None:
+            # The first of this run: it may have tried in vain ever since the last fetch.
+            self._complete_until = min(self._complete_until, self._fetched_until)
+        self._connections += 1
+        self._usual = max(self._usual, self._connections)
+        self._due.set()
+
+    async def run(self) -> None:
+        """Fill each gap once it has ended, until cancelled."""
+        try:
+            while True:
+                await self._wait_for_gap()
+                await self._fill()
+        finally:
+            await self._close()
+
+    async def _wait_for_gap(self) -> None:
+        """Wait until there is something to ask for; while nothing is broken, move on."""
+        while not (self._due.is_set() or self._is_time()):
+            if self._connections >= self._usual:
+                # A note that the database does not take only makes the next fetch larger.
+                with contextlib.suppress(sqlite3.Error):
+                    await self._move_on(self._clock())
+            await self._wait_for_due(min(self._pace.note, self._until_next()))
+        await asyncio.sleep(max(self._pace.settle, self._after_fetch(self._pace.apart)))
+
+    async def _wait_for_due(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._due.wait()
+
+    def _after_fetch(self, seconds: float) -> float:
+        """Return what is left of so many seconds after the last fetch."""
+        if self._fetched_at is None:
+            return 0.0
+        return max(0.0, self._fetched_at + seconds - time.monotonic())
+
+    def _until_next(self) -> float:
+        interval = self._asked.interval
+        return self._after_fetch(interval) if interval else self._pace.note
+
+    def _is_time(self) -> bool:
+        return self._until_next() == 0
+
+    async def _fill(self) -> None:
+        """Fetch until nothing is missing, however often that fails."""
+        back_off = BackOff(self._pace.first_retry, self._pace.longest_retry)
+        start, counts = math.inf, Counter[str]()
+        while True:
+            self._due.clear()
+            now = self._clock()
+            try:
+                start = min(start, now, await self._begin(now))
+                await self._fetch(now, counts)
+            except (*FAILURES, sqlite3.Error) as error:
+                wait = back_off.wait()
+                reason = str(error) or "no answer in time"
+                self._log.warning("fetch_failed", error=reason, retry_in=round(wait, 1))
+                await asyncio.sleep(wait)
+            else:
+                self._fetched_until, self._fetched_at = now, time.monotonic()
+                self._say_filled(start, now, counts)
+                return
+
+    async def _begin(self, now: float) -> float:
+        """Return up to when nothing is missing: at the very first start, up to then."""
+        if self._complete_until is None:
+            found = await self._store.run(read_complete_until, self.pbx)
+            self._fetched_until = self._complete_until = now if found is None else found
+            await self._move_on(self._complete_until)
+        return self._complete_until
+
+    async def _fetch(self, now: float, counts: Counts) -> None:
+        if self._api is None:
+            self._api = await self._open_api()
+        asked = self._asked
+        for window in gap_windows(await self._begin(now), now, asked.sender.zone):
+            ways = Ways(self._api, asked.sender, asked.url, self._keep)
+            await fetch_window(window, ways, counts)
+            await self._move_on(window.complete_until)
+
+    async def _keep(self, batch: Batch) -> Counts:
+        """Commit a batch and tell its rows, also when we are stopped meanwhile."""
+        committed = await _to_its_end(self._writer.commit_beside(batch))
+        return Counter(
+            stored=len(committed.stored),
+            duplicate=committed.duplicates,
+            quarantined=len(committed.quarantined),
+        )
+
+    async def _move_on(self, instant: float) -> None:
+        """Remember up to when nothing is missing."""
+        self._complete_until = max(self._complete_until or instant, instant)
+        await self._store.run(set_complete_until, self.pbx, self._complete_until)
+
+    def _say_filled(self, start: float, now: float, counts: Counts) -> None:
+        self._log.info(
+            "gap_filled",
+            since=_spell(start - LOOK_BACK),
+            until=_spell(now),
+            found=counts["found"],
+            missing=counts["stored"],
+            quarantined=counts["quarantined"],
+        )
+
+    async def _close(self) -> None:
+        if self._api is None:
+            return
+        # A login that is not taken back dies by itself, after 30 minutes.
+        with contextlib.suppress(*FAILURES):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._api.close()
+
+
+class Gaps:
+    """The followers of all PBXs that are asked, told of the connections of every PBX."""
+
+    def __init__(self, followers: Iterable[GapFollower]) -> None:
+        self._followers = {follower.pbx: follower for follower in followers}
+
+    def broke(self, pbx: str) -> None:
+        """Take note that reports of a PBX may be missing from now on."""
+        if pbx in self._followers:
+            self._followers[pbx].broke()
+
+    def mended(self, pbx: str) -> None:
+        """Take note that reports of a PBX come again."""
+        if pbx in self._followers:
+            self._followers[pbx].mended()
+
+
+def _spell(instant: float) -> str:
+    return spell_instant(datetime.fromtimestamp(int(instant), UTC))
+
+
+async def _to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Do work that must not be left half done, also when we are cancelled meanwhile."""
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.gather(running, return_exceptions=True)
+        raise

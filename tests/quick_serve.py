@@ -1,0 +1,21 @@
+"""``cdrd serve`` that asks for history within milliseconds of a gap's end, not within seconds.
+
+Runs as a command in front of the one that ``RunningDaemon`` starts, and serves in its place.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import uvloop
+
+from cdrd.config import load_config
+from cdrd.daemon import serve
+from cdrd.gap_watch import Pace
+
+PACE = Pace(settle=0.1, apart=0.1, first_retry=0.1, longest_retry=0.2, note=0.05)
+
+if __name__ == "__main__":
+    config = Path(sys.argv[-1])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(load_config(config), config, PACE))

@@ -1,0 +1,508 @@
+"""What a PBX has kept to itself is asked for: at a start, after a break, once in a while."""
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from cdrd.batch import Waiting
+from cdrd.clock import ClockWatch
+from cdrd.config import BatchTable
+from cdrd.fetch import DAY
+from cdrd.gap_watch import Pace
+from cdrd.gaps import Asked, GapFollower, Gaps, HistoryApi, _to_its_end
+from cdrd.log import LineWriter, make_logger
+from cdrd.pbx_api import LoginRefused, NotOffered, Unreachable
+from cdrd.sender import Sender
+from cdrd.store import MIB, Store, open_reader, read_complete_until, set_complete_until
+from cdrd.stream import Totals
+from cdrd.writer import Writer
+
+SOON = 20.0
+"""Seconds within which anything here ends, unless it never does."""
+
+QUICK = Pace(settle=0, apart=0, first_retry=0.001, longest_retry=0.002, note=0.001)
+HEAD = "callid,timestart,callfrom,callto,callduraction,talkduraction,status,type\n"
+NOON = datetime(2024, 3, 1, 12, tzinfo=UTC).timestamp()
+
+
+def row(number: int) -> str:
+    started = datetime(2024, 3, 1, 9, tzinfo=UTC) + timedelta(seconds=number)
+    call_id = f"{started.timestamp():.0f}.{number}"
+    return f"{call_id},{started:%Y-%m-%d %H:%M:%S},1000,91000,29,20,ANSWERED,Outbound\n"
+
+
+def at(instant: float) -> datetime:
+    return datetime.fromtimestamp(instant, UTC).replace(tzinfo=None)
+
+
+@dataclass
+class CsvPbx:
+    """An S-Series' API as the follower sees it: rows for whoever asks, or a failure."""
+
+    csv: str = HEAD
+    failures: list[Exception] = field(default_factory=list)
+    asked: asyncio.Queue[tuple[datetime, datetime]] = field(default_factory=asyncio.Queue)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
+
+    async def download(self, start: datetime, end: datetime) -> bytes:
+        self.asked.put_nowait((start, end))
+        await self.may_answer.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.csv.encode()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class RowsPbx:
+    """A P-Series' API likewise."""
+
+    pages: list[list[dict[str, Any]]]
+
+    async def search(self, start: datetime, end: datetime) -> AsyncIterator[list[dict[str, Any]]]:
+        assert start < end
+        for page in self.pages:
+            yield page
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Clock:
+    """The Unix seconds that the follower is told, and word of each time it looks."""
+
+    now: float = NOON
+    looks: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __call__(self) -> float:
+        self.looks.set()
+        return self.now
+
+    async def goes_on(self, seconds: float) -> None:
+        """Let time pass, and wait until it has been seen."""
+        self.now += seconds
+        self.looks.clear()
+        await asyncio.wait_for(self.looks.wait(), SOON)
+
+
+@dataclass
+class Bench:
+    """A follower's surroundings: a real store and writer, and the log as it is written."""
+
+    store: Store
+    lines: LineWriter
+    written: asyncio.StreamReader
+    totals: Totals = field(default_factory=Totals)
+    clock: Clock = field(default_factory=Clock)
+
+    @asynccontextmanager
+    async def following(
+        self,
+        api: HistoryApi,
+        *,
+        awaited: bool = True,
+        interval: float = 0,
+        pace: Pace = QUICK,
+    ) -> AsyncIterator[GapFollower]:
+        async def open_api() -> HistoryApi:
+            return api
+
+        log = make_logger(self.lines)
+        follower = GapFollower(
+            Asked(Sender("hq", UTC), "https://pbx", awaited, interval),
+            open_api,
+            store=self.store,
+            writer=Writer(
+                self.store,
+                Waiting(MIB),
+                self.totals,
+                log=log,
+                lines=self.lines,
+                clocks=ClockWatch({}),
+                grouping=BatchTable(),
+                room_made=lambda: None,
+            ),
+            log=log,
+            pace=pace,
+            clock=self.clock,
+        )
+        running = asyncio.create_task(follower.run())
+        try:
+            yield follower
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    async def logged(self, event: str) -> dict[str, Any]:
+        """Wait for a line of the log; those before it are passed."""
+        while True:
+            text = await asyncio.wait_for(self.written.readline(), SOON)
+            line: dict[str, Any] = orjson.loads(text)
+            if line["event"] == event:
+                return line
+
+    def rows(self, query: str = "SELECT * FROM calls ORDER BY seq") -> list[Any]:
+        reader = open_reader(self.store.path)
+        reader.row_factory = sqlite3.Row
+        try:
+            return reader.execute(query).fetchall()
+        finally:
+            reader.close()
+
+    async def complete_until(self) -> int | None:
+        return await self.store.run(read_complete_until, "hq")
+
+
+@pytest_asyncio.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    store = await Store.open(tmp_path / "cdr.sqlite3", "normal")
+    reading, writing = os.pipe()
+    written = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(written), os.fdopen(reading, "rb")
+    )
+    bench = Bench(store, LineWriter(writing), written)
+    try:
+        yield bench
+    finally:
+        await store.close(0)
+        bench.lines.close(SOON)
+        os.close(writing)
+        transport.close()
+
+
+async def windows_of(pbx: CsvPbx, number: int = 1) -> list[tuple[datetime, datetime]]:
+    """Wait until so many windows were asked for; return them."""
+    return [await asyncio.wait_for(pbx.asked.get(), SOON) for _ in range(number)]
+
+
+# A start
+
+
+@pytest.mark.asyncio
+async def test_at_the_very_first_start_the_last_day_is_asked_for(bench: Bench) -> None:
+    pbx = CsvPbx(HEAD + row(1) + row(2))
+    async with bench.following(pbx):
+        windows = await windows_of(pbx)
+        filled = await bench.logged("gap_filled")
+    assert (windows[0][0], windows[-1][1]) == (at(NOON - DAY), at(NOON + DAY))
+    assert [stored["source"] for stored in bench.rows()] == ["history"] * 2
+    assert filled["level"] == "info"
+    told = ("pbx", "since", "until", "found", "missing", "quarantined")
+    assert tuple(filled[name] for name in told) == (
+        "hq",
+        "2024-02-29T12:00:00Z",
+        "2024-03-01T12:00:00Z",
+        2,
+        2,
+        0,
+    )
+    assert await bench.complete_until() == NOON
+
+
+@pytest.mark.asyncio
+async def test_a_later_start_asks_from_a_day_before_nothing_was_missing(bench: Bench) -> None:
+    await bench.store.run(set_complete_until, "hq", NOON - 3 * DAY)
+    pbx = CsvPbx()
+    async with bench.following(pbx):
+        windows = await windows_of(pbx, 4)
+        filled = await bench.logged("gap_filled")
+    assert windows[0] == (at(NOON - 4 * DAY), at(NOON - 3 * DAY))
+    assert windows[-1] == (at(NOON - DAY), at(NOON + DAY))
+    assert filled["since"] == "2024-02-26T12:00:00Z"
+
+
+@pytest.mark.asyncio
+async def test_a_fetched_row_is_stored_and_logged_and_not_counted_as_received(
+    bench: Bench,
+) -> None:
+    async with bench.following(CsvPbx(HEAD + row(1))):
+        line = await bench.logged("call_released")
+        await bench.logged("gap_filled")
+    [stored] = bench.rows()
+    assert (line["seq"], line["source"]) == (stored["seq"], "history")
+    assert orjson.loads(stored["raw"])["callfrom"] == "1000"
+    assert bench.totals == Totals()
+
+
+@pytest.mark.asyncio
+async def test_a_bad_row_costs_itself_and_is_in_quarantine_once_however_often_it_comes(
+    bench: Bench,
+) -> None:
+    pbx = CsvPbx(HEAD + row(1) + ",yesterday,,,,,,\n" + row(2))
+    async with bench.following(pbx) as follower:
+        first = await bench.logged("gap_filled")
+        follower.mended()
+        second = await bench.logged("gap_filled")
+    assert (first["missing"], first["quarantined"]) == (2, 1)
+    assert (second["missing"], second["quarantined"]) == (0, 0)
+    [kept] = bench.rows("SELECT * FROM quarantine")
+    assert (kept["source"], kept["pbx"], kept["reason"]) == ("history", "hq", "no callid")
+
+
+@pytest.mark.asyncio
+async def test_a_large_day_is_stored_whole(bench: Bench) -> None:
+    pbx = CsvPbx(HEAD + "".join(map(row, range(2500))))
+    async with bench.following(pbx):
+        filled = await bench.logged("gap_filled")
+    assert filled["missing"] == len(bench.rows()) == 2500
+
+
+@pytest.mark.asyncio
+async def test_the_pages_of_a_p_series_are_stored_whole(bench: Bench) -> None:
+    rows = [
+        {"call_id": f"1709283600.{number}", "time": "2024-03-01 09:00:00", "duration": 1}
+        for number in range(2500)
+    ]
+    async with bench.following(RowsPbx([rows[:2000], rows[2000:]])):
+        filled = await bench.logged("gap_filled")
+    assert filled["missing"] == len(bench.rows()) == 2500
+
+
+# A break
+
+
+@pytest.mark.asyncio
+async def test_while_nothing_is_broken_the_clock_moves_on_what_is_complete(bench: Bench) -> None:
+    pbx = CsvPbx()
+    async with bench.following(pbx) as follower:
+        follower.mended()
+        await windows_of(pbx)
+        await bench.logged("gap_filled")
+        await bench.clock.goes_on(5 * DAY)
+        await bench.clock.goes_on(0)  # the note before it is made
+        follower.mended()
+        windows = await windows_of(pbx)
+    assert windows[0][0] == at(NOON + 4 * DAY)
+    assert await bench.complete_until() == NOON + 5 * DAY
+
+
+@pytest.mark.asyncio
+async def test_a_gap_is_asked_for_from_its_beginning_once_it_has_ended(bench: Bench) -> None:
+    pbx = CsvPbx()
+    async with bench.following(pbx) as follower:
+        follower.mended()
+        await windows_of(pbx)
+        await bench.logged("gap_filled")
+        follower.broke()
+        bench.clock.now += 5 * DAY
+        follower.mended()
+        windows = await windows_of(pbx, 6)
+    assert (windows[0][0], windows[-1][1]) == (at(NOON - DAY), at(NOON + 6 * DAY))
+
+
+@pytest.mark.asyncio
+async def test_a_pbx_that_never_connected_since_the_start_was_broken_all_the_time(
+    bench: Bench,
+) -> None:
+    pbx = CsvPbx()
+    async with bench.following(pbx) as follower:
+        await windows_of(pbx)
+        await bench.logged("gap_filled")
+        bench.clock.now += 5 * DAY
+        follower.mended()
+        windows = await windows_of(pbx, 6)
+    assert windows[0][0] == at(NOON - DAY)
+
+
+@pytest.mark.asyncio
+async def test_of_a_pbx_that_may_post_the_first_connection_ends_a_gap_too(bench: Bench) -> None:
+    pbx = CsvPbx()
+    async with bench.following(pbx, awaited=False) as follower:
+        await windows_of(pbx)
+        await bench.logged("gap_filled")
+        await bench.clock.goes_on(5 * DAY)
+        follower.mended()
+        windows = await windows_of(pbx, 6)
+    assert windows[0][0] == at(NOON - DAY)
+
+
+@pytest.mark.asyncio
+async def test_an_old_connection_that_ends_after_a_new_one_has_begun_is_a_gap(
+    bench: Bench,
+) -> None:
+    pbx = CsvPbx()
+    async with bench.following(pbx) as follower:
+        follower.mended()
+        await bench.logged("gap_filled")
+        follower.mended()
+        await bench.logged("gap_filled")
+        follower.broke()
+        filled = await bench.logged("gap_filled")
+    assert filled["pbx"] == "hq"
+
+
+@pytest.mark.asyncio
+async def test_a_line_that_flaps_during_a_fetch_is_asked_for_once_more(bench: Bench) -> None:
+    pbx = CsvPbx()
+    pbx.may_answer.clear()
+    async with bench.following(pbx) as follower:
+        await windows_of(pbx)
+        for _ in range(20):
+            follower.mended()
+            follower.broke()
+        follower.mended()
+        pbx.may_answer.set()
+        await windows_of(pbx)
+        await bench.logged("gap_filled")
+        await bench.logged("gap_filled")
+        await bench.clock.goes_on(0)  # it has nothing else to do
+    assert pbx.asked.empty()
+
+
+@pytest.mark.asyncio
+async def test_two_fetches_are_so_far_apart_as_they_have_to_be(bench: Bench) -> None:
+    pbx = CsvPbx()
+    async with bench.following(pbx, pace=Pace(settle=0, apart=0.2)) as follower:
+        await bench.logged("gap_filled")
+        ended = time.monotonic()
+        await windows_of(pbx)
+        follower.mended()
+        await windows_of(pbx)
+        assert time.monotonic() - ended >= 0.15
+
+
+@pytest.mark.asyncio
+async def test_what_has_not_broken_is_asked_for_once_in_an_interval(bench: Bench) -> None:
+    pbx = CsvPbx()
+    async with bench.following(pbx, awaited=False, interval=0.05):
+        assert (await bench.logged("gap_filled"))["missing"] == 0
+        pbx.csv += row(1)
+        await bench.logged("call_released")
+        assert (await bench.logged("gap_filled"))["missing"] == 1
+
+
+def test_word_of_another_pbx_is_nobodys() -> None:
+    gaps = Gaps([])
+    gaps.broke("hq")
+    gaps.mended("hq")
+
+
+# Failures
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Unreachable("https://pbx cannot be reached"),
+        LoginRefused("https://pbx refused the login"),
+        NotOffered("https://pbx has no API"),
+        OSError("the password cannot be read"),
+        ValueError("a secret is one line"),
+        sqlite3.OperationalError("database or disk is full"),
+    ],
+)
+async def test_a_fetch_that_fails_is_told_and_made_again(bench: Bench, failure: Exception) -> None:
+    pbx = CsvPbx(HEAD + row(1), failures=[failure, failure])
+    async with bench.following(pbx):
+        for _ in range(2):
+            failed = await bench.logged("fetch_failed")
+            assert (failed["level"], failed["pbx"]) == ("warning", "hq")
+            assert failed["error"] == str(failure)
+            assert failed["retry_in"] >= 0
+        filled = await bench.logged("gap_filled")
+    assert filled["missing"] == 1
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_is_no_history_is_a_fetch_that_failed(bench: Bench) -> None:
+    pbx = CsvPbx("<html>Please log in</html>")
+    async with bench.following(pbx):
+        failed = await bench.logged("fetch_failed")
+    assert "is no history" in failed["error"]
+
+
+@pytest.mark.asyncio
+async def test_a_silence_is_told_in_words(bench: Bench) -> None:
+    async with bench.following(CsvPbx(failures=[TimeoutError()])):
+        assert (await bench.logged("fetch_failed"))["error"] == "no answer in time"
+
+
+@pytest.mark.asyncio
+async def test_while_a_fetch_fails_nothing_is_taken_for_complete(bench: Bench) -> None:
+    pbx = CsvPbx(failures=[Unreachable("down")] * 3)
+    async with bench.following(pbx, awaited=False):
+        await bench.logged("fetch_failed")
+        bench.clock.now += 5 * DAY
+        await bench.logged("gap_filled")
+        asked = [pbx.asked.get_nowait() for _ in range(pbx.asked.qsize())]
+    assert {start for start, _ in asked[:4]} == {at(NOON - DAY)}
+
+
+@pytest.mark.asyncio
+async def test_what_was_fetched_before_a_failure_is_not_asked_for_again(bench: Bench) -> None:
+    await bench.store.run(set_complete_until, "hq", NOON - 10 * DAY)
+    pbx = CsvPbx(HEAD + row(1))
+    async with bench.following(pbx):
+        await windows_of(pbx, 5)
+        pbx.failures.append(Unreachable("down"))
+        await bench.logged("fetch_failed")
+        filled = await bench.logged("gap_filled")
+    assert filled["since"] == "2024-02-19T12:00:00Z"
+    asked = [pbx.asked.get_nowait() for _ in range(pbx.asked.qsize())]
+    assert at(NOON - 11 * DAY) not in {start for start, _ in asked}
+    assert asked[-1][1] == at(NOON + DAY)
+
+
+@pytest.mark.asyncio
+async def test_a_fetch_that_was_cut_off_goes_on_in_the_next_run(bench: Bench) -> None:
+    await bench.store.run(set_complete_until, "hq", NOON - 10 * DAY)
+    pbx = CsvPbx()
+    async with bench.following(pbx):
+        await windows_of(pbx, 5)
+        pbx.may_answer.clear()
+        await windows_of(pbx, pbx.asked.qsize() + 1)
+    reached = await bench.complete_until()
+    assert reached is not None
+    assert NOON - 10 * DAY < reached < NOON
+    again = CsvPbx()
+    async with bench.following(again):
+        [first] = await windows_of(again, 1)
+    assert first[0] == at(reached - DAY)
+
+
+@pytest.mark.asyncio
+async def test_in_the_end_the_pbx_is_left(bench: Bench) -> None:
+    pbx = CsvPbx()
+    async with bench.following(pbx):
+        await bench.logged("gap_filled")
+    assert pbx.closed
+
+
+@pytest.mark.asyncio
+async def test_a_commit_that_has_begun_is_told_though_the_follower_is_stopped() -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    told: list[str] = []
+
+    async def commit_and_tell() -> None:
+        begun.set()
+        await may_end.wait()
+        told.append("call_released")
+
+    keeping = asyncio.create_task(_to_its_end(commit_and_tell()))
+    await begun.wait()
+    keeping.cancel()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await keeping
+    assert told
