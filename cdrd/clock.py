@@ -55,17 +55,17 @@ class _Clock:
 
 
 class ClockWatch:
-    """The clocks of all configured PBXs."""
+    """The clocks of all configured PBXs; ``zones``: the time zone of each, by its name."""
 
-    def __init__(self, zones: Mapping[str, tzinfo]) -> None:
-        self._zones = zones
+    def __init__(self, zones: Mapping[str, tzinfo] | None = None) -> None:
+        self.zones = zones or {}
         self._clocks: defaultdict[str, _Clock] = defaultdict(_Clock)
 
     def look(self, stored: Sequence[tuple[int, CallRecord]]) -> list[Jump]:
         """Return what is to be said, given the rows of the next commit."""
         jumps: list[Jump] = []
         for _, record in stored[:: max(1, len(stored) // LOOKS)]:
-            if record.source in LIVE and record.pbx in self._zones:
+            if record.source in LIVE and record.pbx in self.zones:
                 clock = self._clocks[record.pbx]
                 started = datetime.fromisoformat(record.started_at)
                 jumps += self._look_at_offset(clock, record, started)
@@ -77,7 +77,7 @@ class ClockWatch:
     ) -> list[OffsetJump]:
         if record.identity < 0:
             return []  # the offset is the configured zone's: the call's id did not tell one
-        expected = _offset_minutes(started, self._zones[record.pbx])
+        expected = _offset_minutes(started, self.zones[record.pbx])
         deviation = record.utc_offset - expected
         if deviation == clock.deviation:
             return []

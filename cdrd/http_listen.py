@@ -82,6 +82,12 @@ class HttpConnections:
         """Make what receives a connection of ``[http] listen``."""
         return HttpConnection(self)
 
+    def admit(self, entrance_of: Entrances) -> None:
+        """Admit other PBXs from now on, on the connections that are open too."""
+        self.entrance_of = entrance_of
+        for connection in self.connections:
+            connection.find_entrance()
+
     def joined(self, connection: "HttpConnection") -> None:
         """Count a connection in."""
         self.connections.add(connection)
@@ -228,12 +234,15 @@ class HttpConnection(asyncio.Protocol):
             return
         self.address, port = peername[:2]
         self.peer = format_address(self.address, port)
-        entrance = self._connections.entrance_of(self.address)
-        if entrance is None:
-            self._is_stranger = True
-        else:
-            self.entrance = entrance
+        self.find_entrance()
         self._connections.joined(self)
+
+    def find_entrance(self) -> None:
+        """Find out who the peer may be."""
+        entrance = self._connections.entrance_of(self.address)
+        self._is_stranger = entrance is None
+        if entrance is not None:
+            self.entrance = entrance
 
     def data_received(self, data: bytes) -> None:
         """Take the requests that the bytes complete; a stranger's bytes are nobody's."""

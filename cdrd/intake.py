@@ -25,6 +25,9 @@ from cdrd.stream import ReportStream, Totals
 DRAIN_SECONDS: Final = 3.0
 """At a stop, how long what the kernel holds for us is still read while more keeps coming."""
 
+IDLE_LOOK_SECONDS: Final = 5.0
+"""How often it is looked whether there is an idle timeout now, while there was none."""
+
 KEEPALIVE: Final = {
     socket.TCP_KEEPIDLE: 60,  # seconds of silence until the first probe
     socket.TCP_KEEPINTVL: 10,  # seconds between probes
@@ -69,7 +72,7 @@ class Intake:
         self.room.set()
         self.gaps: GapWatch = NoWatch()
         self.max_report_bytes = max_report_bytes
-        self._idle_timeout = idle_timeout
+        self.idle_timeout = idle_timeout
         self._unsuspected: defaultdict[str, set[PeerConnection]] = defaultdict(set)
         self._writer: Waker | None = None
         self._deserted = asyncio.Event()
@@ -146,14 +149,14 @@ class Intake:
 
     async def drop_idle(self) -> None:
         """Drop connections that have been silent for longer than the idle timeout."""
-        while self._idle_timeout:
-            await asyncio.sleep(self._idle_timeout / 4)
-            silent_since = time.monotonic() - self._idle_timeout
-            if self.paused:
-                continue  # it is we who do not listen
+        while True:
+            await asyncio.sleep(self.idle_timeout / 4 or IDLE_LOOK_SECONDS)
+            silent_since = time.monotonic() - self.idle_timeout
+            if self.paused or not self.idle_timeout:
+                continue  # it is we who do not listen, or who wait for ever
             for connection in list(self.connections):
                 if connection.last_byte < silent_since:
-                    connection.drop(f"silent for {self._idle_timeout:g} s")
+                    connection.drop(f"silent for {self.idle_timeout:g} s")
 
 
 class PeerConnection(asyncio.Protocol):

@@ -8,8 +8,7 @@ import asyncio
 import select
 import ssl
 import time
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Container, Sequence
 from typing import Final, cast
 
 from cdrd.address import format_address, parse_address
@@ -36,8 +35,7 @@ class Listener:
     ) -> None:
         self._intake = intake
         self._tls = tls
-        # A PBX that posts connects for each report.
-        self._origin_of = lru_cache(maxsize=1024)(partial(origin_of, senders=tuple(senders)))
+        self._senders = tuple(senders)
         self._log = log
         self._servers: list[asyncio.Server] = []
         self.refused = 0
@@ -97,9 +95,19 @@ class Listener:
         for server in self._servers:
             server.close()
 
+    def admit(self, senders: Sequence[Sender], begun: Container[str]) -> None:
+        """Admit other PBXs from now on; who is none of them any more is dropped.
+
+        ``begun``: the PBXs that are new or have changed: that they are connected is told anew.
+        """
+        self._senders = tuple(senders)
+        for connection in list(self._intake.connections):
+            if isinstance(connection, AcceptedConnection):
+                connection.admit(begun)
+
     def origin_of(self, address: str) -> Origin | None:
         """Return the PBXs that an address may stand for."""
-        return self._origin_of(address)
+        return origin_of(address, self._senders)
 
     def refuse(self, transport: asyncio.BaseTransport) -> None:
         """Close a stranger's connection."""
@@ -146,6 +154,17 @@ class AcceptedConnection(PeerConnection):
         self._intake.log.info("peer_connected", pbx=origin.name, peer=self.peer)
         for pbx in origin.names:
             self._intake.gaps.mended(pbx)
+
+    def admit(self, begun: Container[str]) -> None:
+        """Find out anew whose connection it is."""
+        origin = self._listener.origin_of(self.address)
+        if origin is None:
+            self.drop("its address is of no configured PBX any more")
+            return
+        self.stream.origin = origin
+        for pbx in origin.names:
+            if pbx in begun:
+                self._intake.gaps.mended(pbx)
 
     def data_received(self, data: bytes) -> None:
         """Take custody of what arrived; a stranger's bytes are nobody's."""

@@ -7,6 +7,7 @@ rows, so that a report which comes meanwhile waits for one step at most, however
 import asyncio
 import sqlite3
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Self
 
@@ -131,13 +132,15 @@ def _origin(purge: Purge, table: _Table) -> tuple[str, tuple[str, ...]]:
     return (f" AND {table.origin} = ?", (wanted,)) if wanted else ("", ())
 
 
-async def keep_age(store: Store, log: Logger, max_age_days: int) -> None:
+async def keep_age(store: Store, log: Logger, max_age_days: Callable[[], int]) -> None:
     """Delete what is older than so many days, every hour; 0 keeps everything."""
-    while max_age_days:
-        oldest = datetime.now(UTC) - timedelta(days=max_age_days)
+    while True:
+        days = max_age_days()
+        oldest = datetime.now(UTC) - timedelta(days=days)
         purge = Purge(spell_instant(oldest))
+        tables = purge.tables if days else ()
         try:
-            deleted = {table: await _delete(store, purge, table) for table in purge.tables}
+            deleted = {table: await _delete(store, purge, table) for table in tables}
         except sqlite3.Error as error:
             log.warning("purge_failed", error=str(error), retry_in=AGE_SECONDS)
         else:

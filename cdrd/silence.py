@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -32,10 +32,10 @@ LOOK_BACK: Final = timedelta(days=8)
 class SilenceWatch:
     """Looks, every few minutes, for PBXs that have fallen silent against their own habit."""
 
-    def __init__(self, database: Path, pbxs: Iterable[str], log: Logger) -> None:
+    def __init__(self, database: Path, log: Logger, pbxs: Sequence[str] = ()) -> None:
         self.silent: set[str] = set()
+        self.pbxs = pbxs
         self._database = database
-        self._pbxs = tuple(pbxs)
         self._log = log
 
     async def run(self) -> None:
@@ -47,7 +47,7 @@ class SilenceWatch:
 
     async def look(self, now: datetime) -> None:
         """Tell of each PBX that is silent since the last look, or is heard again."""
-        found = await asyncio.to_thread(find_silent, self._database, self._pbxs, now)
+        found = await asyncio.to_thread(find_silent, self._database, self.pbxs, now)
         for pbx, last_call in found.items():
             if pbx not in self.silent:
                 self._log.warning(

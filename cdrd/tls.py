@@ -18,15 +18,7 @@ def server_context(tls: Tls, config_path: Path) -> ssl.SSLContext | None:
     if not tls.certificate:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate, key = (secret_path(name, config_path) for name in (tls.certificate, tls.key))
-    try:
-        context.load_cert_chain(certificate, key, password=_no_passphrase)
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"tls: {certificate} and {key} are no certificate with its key in PEM: {error.reason}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"tls: {certificate} and {key}: {_why(error)}") from error
+    load_certificate(context, tls, config_path)
     if tls.client_ca:
         client_ca = secret_path(tls.client_ca, config_path)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -37,6 +29,19 @@ def server_context(tls: Tls, config_path: Path) -> ssl.SSLContext | None:
         except OSError as error:
             raise ConfigError(f"tls: {client_ca}: {_why(error)}") from error
     return context
+
+
+def load_certificate(context: ssl.SSLContext, tls: Tls, config_path: Path) -> None:
+    """Read the certificate and its key, for the handshakes from now on. Raises ConfigError."""
+    certificate, key = (secret_path(name, config_path) for name in (tls.certificate, tls.key))
+    try:
+        context.load_cert_chain(certificate, key, password=_no_passphrase)
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"tls: {certificate} and {key} are no certificate with its key in PEM: {error.reason}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"tls: {certificate} and {key}: {_why(error)}") from error
 
 
 def _no_passphrase() -> str:

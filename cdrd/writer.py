@@ -45,7 +45,7 @@ class Writer:
         self._log = log
         self._lines = lines
         self._clocks = clocks
-        self._grouping = grouping
+        self.grouping = grouping
         self._room_made = room_made
         self._arrived = asyncio.Event()
         self._stopping = False
@@ -68,10 +68,10 @@ class Writer:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            if self._grouping.max_delay and not self._stopping:
+            if self.grouping.max_delay and not self._stopping:
                 await self._wait_for_more()
             while self._waiting:
-                await self._commit(self._waiting.take(self._grouping.max_records))
+                await self._commit(self._waiting.take(self.grouping.max_records))
             if self._stopping:
                 return
 
@@ -130,8 +130,8 @@ class Writer:
 
     async def _wait_for_more(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._grouping.max_delay):
-                while len(self._waiting) < self._grouping.max_records and not (
+            async with asyncio.timeout(self.grouping.max_delay):
+                while len(self._waiting) < self.grouping.max_records and not (
                     self._stopping or self._waiting.full
                 ):
                     await self._arrived.wait()

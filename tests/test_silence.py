@@ -107,7 +107,7 @@ def test_it_is_told_once_and_so_is_its_end(database: Path, tmp_path: Path) -> No
     store(database, NOON - HOUR, *habit(1, 2))
     with (tmp_path / "log").open("wb") as file:
         lines = LineWriter(file.fileno())
-        watch = SilenceWatch(database, ["hq"], make_logger(lines))
+        watch = SilenceWatch(database, make_logger(lines), ["hq"])
 
         async def look(*instants: datetime) -> None:
             for now in instants:

@@ -30,9 +30,9 @@ def test_systemd_finds_nothing_wrong_with_the_service(tmp_path: Path) -> None:
     """The program need not be installed where the test runs, so another stands for it."""
     copy = tmp_path / SERVICE.name
     started = dict(settings())["ExecStart"]
-    program, _, arguments = started.partition(" ")
+    program, _, _ = started.partition(" ")
     assert Path(program).is_absolute()
-    copy.write_text(SERVICE.read_text().replace(started, f"/bin/true {arguments}"))
+    copy.write_text(SERVICE.read_text().replace(f"{program} ", "/bin/true "))
     verified = run("systemd-analyze", "verify", copy)
     assert (verified.returncode, verified.stderr) == (0, "")
 
@@ -55,7 +55,14 @@ def test_the_service_can_dial_and_listen_and_read_its_own_configuration() -> Non
 def test_no_setting_is_given_twice_by_oversight() -> None:
     names = [name for name, _ in settings()]
     doubled = {name for name in names if names.count(name) > 1}
-    assert doubled == {"IPAddressAllow", "SystemCallFilter"}
+    assert doubled == {"ExecReload", "IPAddressAllow", "SystemCallFilter"}
+
+
+def test_a_reload_checks_the_configuration_that_is_served_first() -> None:
+    checking, telling = (value for name, value in settings() if name == "ExecReload")
+    started = dict(settings())["ExecStart"]
+    assert checking == started.replace(" serve ", " check ")
+    assert telling == "/bin/kill -HUP $MAINPID"
 
 
 def test_the_service_never_gives_up_and_journald_keeps_each_line() -> None:
