@@ -17,6 +17,7 @@ from typing import Any, Final
 from cdrd import __version__
 from cdrd.config import Config
 from cdrd.gap_watch import Pace
+from cdrd.kept import Keeper, take_passed
 from cdrd.log import (
     LineWriter,
     Logger,
@@ -48,6 +49,7 @@ class Daemon:
         server_context(config.tls, config_path)  # before the database is touched
         self._pace = pace
         self._notifier = Notifier()
+        self._passed = take_passed()
         self._totals = Totals()
         self._lines = LineWriter(1)
         self._stop = asyncio.Event()
@@ -84,10 +86,11 @@ class Daemon:
             log=log,
             lines=self._lines,
             totals=self._totals,
+            keeper=Keeper(self._notifier),
             pace=self._pace,
         )
         try:
-            await service.begin()
+            await service.begin(self._passed)
             service.background.start(self._keep_systemd_told(service))
             service.background.start(self._reload_when_asked(service))
             self._notifier.notify("READY=1", "STATUS=ready")

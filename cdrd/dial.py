@@ -5,12 +5,14 @@ refused is never tried a fifth time in 10 minutes.
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Final, cast
 
 from cdrd.address import parse_address
-from cdrd.intake import Intake, PeerConnection
+from cdrd.intake import Adopted, Intake, PeerConnection
+from cdrd.kept import DIALLED, Passed, digest
 from cdrd.log import Logger
 from cdrd.login import BackOff, LoginAnswer, Verdict, login_block
 from cdrd.pbx_api import LoginGuard, LoginRefused
@@ -34,8 +36,11 @@ class Credentials:
 class DialledConnection(PeerConnection):
     """A connection that we hold to a PBX: a login first, then the stream."""
 
-    def __init__(self, intake: Intake, origin: Origin, login: bytes) -> None:
-        super().__init__(intake)
+    def __init__(
+        self, intake: Intake, origin: Origin, login: bytes, adopted: Adopted | None = None
+    ) -> None:
+        """``adopted``: the connection was kept for us, and we are logged in."""
+        super().__init__(intake, adopted)
         self._origin = origin
         self._login = login
         self._answer: LoginAnswer | None = LoginAnswer()
@@ -51,7 +56,10 @@ class DialledConnection(PeerConnection):
             self.verdict.set_exception(ConnectionResetError("reset before the login"))
             return
         self.begin(transport, self._origin, SOURCE)
-        self.transport.write(self._login)
+        if self._adopted is None:
+            self.transport.write(self._login)
+        else:
+            self.decide(Verdict.ACCEPTED)
 
     def data_received(self, data: bytes) -> None:
         """Read the answer first; the stream passes over its text, and loses nothing behind it."""
@@ -103,7 +111,14 @@ class Dialer:
         self._log = log.bind(pbx=sender.name, address=address)
         self._guard = guard
         self._back_off = BackOff()
+        self._owner = f"{sender.name}\0{address}\0{credentials.username}"
+        self._kept: tuple[socket.socket, Adopted] | None = None
         self.connected = False
+
+    def adopt(self, passed: Passed) -> None:
+        """Go on with the connection that was kept for us, if there is one."""
+        for name, sock, rest in passed.take(f"{DIALLED}-{digest(self._owner)}"):
+            self._kept = sock, Adopted(name, rest)
 
     async def run(self) -> None:
         """Hold the connection until cancelled."""
@@ -130,6 +145,9 @@ class Dialer:
                 connection.transport.close()
 
     async def _connect(self) -> DialledConnection:
+        if self._kept is not None:
+            (sock, adopted), self._kept = self._kept, None
+            return await self._go_on(sock, adopted)
         host, port = parse_address(self._address)
         password = self._credentials.read_password()
         login = login_block(self._credentials.username, password)
@@ -139,6 +157,13 @@ class Dialer:
             _, connection = await loop.create_connection(
                 lambda: DialledConnection(self._intake, origin, login), host, port
             )
+        return connection
+
+    async def _go_on(self, sock: socket.socket, adopted: Adopted) -> DialledConnection:
+        origin = Origin([self._sender])
+        _, connection = await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: DialledConnection(self._intake, origin, b"", adopted), sock
+        )
         return connection
 
     async def _await_verdict(self, connection: DialledConnection) -> None:
@@ -154,6 +179,7 @@ class Dialer:
     async def _follow(self, connection: DialledConnection) -> None:
         began = time.monotonic()
         self.connected = True
+        connection.keep(DIALLED, self._owner)
         self._log.info("pbx_connected", peer=connection.peer)
         self._intake.gaps.mended(self.pbx)
         reason = await connection.lost

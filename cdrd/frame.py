@@ -119,6 +119,14 @@ class Framer:
         """How many bytes are held of a frame that is not complete."""
         return len(self._buffer) - self._start + self._passed
 
+    @property
+    def rest(self) -> bytes:
+        """What is held of a frame that is not complete; the dropped bytes of one too long are not.
+
+        A new framer that begins with it goes on where this one has stopped.
+        """
+        return self._head + bytes(self._buffer[self._start :])
+
     def next_lines(self) -> Lines | None:
         """Return the whole objects at hand where newlines part them, or nothing does.
 

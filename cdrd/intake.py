@@ -12,15 +12,17 @@ import termios
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from cdrd.address import format_address
 from cdrd.batch import Waiting
 from cdrd.gap_watch import GapWatch, NoWatch
+from cdrd.kept import Keeper
 from cdrd.log import Logger
 from cdrd.record import utc_milliseconds
 from cdrd.sender import Origin
 from cdrd.stream import ReportStream, Totals
+from cdrd.systemd import Notifier
 
 DRAIN_SECONDS: Final = 3.0
 """At a stop, how long what the kernel holds for us is still read while more keeps coming."""
@@ -44,6 +46,13 @@ SUSPICION: Final = {
 a living one answers the probes and stays."""
 
 
+class Adopted(NamedTuple):
+    """A connection that the process before has left to us."""
+
+    name: str  # that it is kept under
+    rest: bytes  # the beginning of a report
+
+
 class Waker(Protocol):
     """What is told that something waits."""
 
@@ -62,8 +71,10 @@ class Intake:
         log: Logger,
         max_report_bytes: int,
         idle_timeout: float = 0,
+        keeper: Keeper | None = None,
     ) -> None:
         self.waiting = waiting
+        self.keeper = keeper or Keeper(Notifier({}))
         self.totals = totals
         self.log = log
         self.connections: set[PeerConnection] = set()
@@ -141,6 +152,12 @@ class Intake:
         """Read what the kernel has acknowledged to the peers for us, within a bound of time."""
         await read_out(self.connections)
 
+    def hand_over(self) -> None:
+        """Leave the connections that are kept to the next process, with what is held of them."""
+        if self.keeper.works:
+            rests = {c.kept_as: c.leave() for c in self.connections if c.kept_as}
+            self.keeper.hand_over(rests)
+
     async def close(self) -> None:
         """Close every connection; what was held of half a report goes to quarantine."""
         for connection in list(self.connections):
@@ -165,8 +182,12 @@ class PeerConnection(asyncio.Protocol):
     transport: asyncio.Transport
     stream: ReportStream
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, adopted: Adopted | None = None) -> None:
+        """``adopted``: the connection was kept for us, and is no new one."""
         self._intake = intake
+        self._adopted = adopted
+        self._is_left = False
+        self.kept_as = ""
         self.address = ""
         self.peer = ""
         self.last_byte = time.monotonic()
@@ -179,6 +200,21 @@ class PeerConnection(asyncio.Protocol):
         self.stream = self._intake.open_stream(origin, self.peer, source)
         set_options(transport, KEEPALIVE)
         self._intake.joined(self)
+        if self._adopted is not None:
+            self.kept_as = self._adopted.name
+            self.stream.receive(self._adopted.rest, utc_milliseconds(time.time()))
+
+    def keep(self, kind: str, owner: str = "") -> None:
+        """Have the connection outlive this process; one over TLS cannot, for its keys do not."""
+        if not self.kept_as and self.transport.get_extra_info("sslcontext") is None:
+            sock = self.transport.get_extra_info("socket")
+            self.kept_as = self._intake.keeper.keep(kind, sock, owner)
+
+    def leave(self) -> bytes:
+        """Read no more, and return what is held: the next process goes on with it."""
+        self._is_left = True
+        self.transport.pause_reading()
+        return self.stream.leave()
 
     def data_received(self, data: bytes) -> None:
         """Take custody of what arrived, at once."""
@@ -202,8 +238,11 @@ class PeerConnection(asyncio.Protocol):
         """End the stream and count the connection out."""
         if exc is not None:
             self._reason = str(exc) or type(exc).__name__
-        reason = f"the connection ended in the middle of a report: {self._reason}"
-        self.stream.close(reason, utc_milliseconds(time.time()))
+        if not self._is_left:
+            reason = f"the connection ended in the middle of a report: {self._reason}"
+            self.stream.close(reason, utc_milliseconds(time.time()))
+            if self.kept_as:
+                self._intake.keeper.forget(self.kept_as)
         self._intake.left(self)
         self._intake.arrived()
         self.ended(self._reason)

@@ -6,18 +6,22 @@ more than that.
 
 import asyncio
 import select
+import socket
 import ssl
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
+from functools import partial
 from typing import Final, cast
 
 from cdrd.address import format_address, parse_address
-from cdrd.intake import Intake, PeerConnection, RateLimited, peer_of
+from cdrd.intake import Adopted, Intake, PeerConnection, RateLimited, peer_of
+from cdrd.kept import ACCEPTED, Passed
 from cdrd.log import Logger
 from cdrd.sender import Origin, Sender, origin_of
 
 SOURCE = "tcp"
 ACCEPT_SECONDS: Final = 1.0
+BACKLOG: Final = 4096
 HANDSHAKE_SECONDS: Final = 10.0
 GOODBYE_SECONDS: Final = 1.0
 """How long we wait, at a close over TLS, for the peer to say that it closes too."""
@@ -42,33 +46,48 @@ class Listener:
         self._last_refused = ""
         self._refusal = RateLimited(self._say_refused)
 
-    def accept(self) -> "AcceptedConnection":
+    def accept(self, adopted: Adopted | None = None) -> "AcceptedConnection":
         """Make what receives a connection of ``[tcp] listen``."""
-        return AcceptedConnection(self._intake, self)
+        return AcceptedConnection(self._intake, self, adopted)
+
+    async def adopt(self, passed: Passed) -> None:
+        """Go on with the connections that were kept for us; a stranger's is ended by it."""
+        loop = asyncio.get_running_loop()
+        for name, sock, rest in passed.take(ACCEPTED):
+            accept = partial(self.accept, Adopted(name, rest))
+            await loop.connect_accepted_socket(accept, sock)
 
     async def open(
-        self, addresses: Sequence[str], source: str, accept: Callable[[], asyncio.Protocol]
+        self,
+        addresses: Sequence[str],
+        source: str,
+        accept: Callable[[], asyncio.Protocol],
+        passed: Sequence[socket.socket] = (),
     ) -> list[int]:
         """Listen on each ``host:port``; ``accept`` makes what receives a connection there.
 
-        Returns the ports as bound. Raises OSError.
+        ``passed``: sockets that listen already, in place of the addresses. Returns the ports as
+        bound. Raises OSError.
         """
         loop = asyncio.get_running_loop()
+        listen: Callable[..., Awaitable[asyncio.Server]] = partial(
+            loop.create_server,
+            accept,
+            backlog=BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
+            ssl_shutdown_timeout=GOODBYE_SECONDS if self._tls else None,
+        )
         ports: list[int] = []
-        for address in addresses:
-            host, port = parse_address(address)
-            try:
-                server = await loop.create_server(
-                    accept,
-                    host,
-                    port,
-                    backlog=4096,
-                    ssl=self._tls,
-                    ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
-                    ssl_shutdown_timeout=GOODBYE_SECONDS if self._tls else None,
-                )
-            except UnicodeError as error:
-                raise OSError(f"{address}: {host!r} is no host name: {error}") from error
+        for place in passed or addresses:
+            if isinstance(place, socket.socket):
+                server = await listen(sock=place)
+            else:
+                host, port = parse_address(place)
+                try:
+                    server = await listen(host, port)
+                except UnicodeError as error:
+                    raise OSError(f"{place}: {host!r} is no host name: {error}") from error
             self._servers.append(server)
             for sock in server.sockets:
                 name = sock.getsockname()
@@ -109,12 +128,6 @@ class Listener:
         """Return the PBXs that an address may stand for."""
         return origin_of(address, self._senders)
 
-    def refuse(self, transport: asyncio.BaseTransport) -> None:
-        """Close a stranger's connection."""
-        address, _ = peer_of(transport)
-        cast(asyncio.Transport, transport).abort()
-        self.count_refused(address)
-
     def count_refused(self, address: str) -> None:
         """Count a stranger, and tell it once a minute at most."""
         self.refused += 1
@@ -133,8 +146,8 @@ class Listener:
 class AcceptedConnection(PeerConnection):
     """A connection that a PBX or a relay holds to us."""
 
-    def __init__(self, intake: Intake, listener: Listener) -> None:
-        super().__init__(intake)
+    def __init__(self, intake: Intake, listener: Listener, adopted: Adopted | None = None) -> None:
+        super().__init__(intake, adopted)
         self._listener = listener
         self._known = False
 
@@ -142,18 +155,28 @@ class AcceptedConnection(PeerConnection):
         """Take a configured PBX's connection, refuse any other."""
         if transport.get_extra_info("peername") is None:
             # The peer has reset it already, and nobody can tell any more whose it was.
-            cast(asyncio.Transport, transport).abort()
+            self._give_up(transport)
             return
         address, _ = peer_of(transport)
         origin = self._listener.origin_of(address)
         if origin is None:
-            self._listener.refuse(transport)
+            self._listener.count_refused(address)
+            self._give_up(transport)
             return
         self._known = True
         self.begin(transport, origin, SOURCE)
-        self._intake.log.info("peer_connected", pbx=origin.name, peer=self.peer)
+        self.keep(ACCEPTED)
+        self._intake.log.info(
+            "peer_connected", pbx=origin.name, peer=self.peer, kept=self._adopted is not None
+        )
         for pbx in origin.names:
             self._intake.gaps.mended(pbx)
+
+    def _give_up(self, transport: asyncio.BaseTransport) -> None:
+        """Close what is nobody's; what was kept for us would else stay open."""
+        if self._adopted is not None:
+            self._intake.keeper.forget(self._adopted.name)
+        cast(asyncio.Transport, transport).abort()
 
     def admit(self, begun: Container[str]) -> None:
         """Find out anew whose connection it is."""

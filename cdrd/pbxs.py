@@ -17,6 +17,7 @@ from cdrd.dial import Credentials, Dialer
 from cdrd.gap_watch import Pace
 from cdrd.gaps import Asked, GapFollower
 from cdrd.intake import Intake
+from cdrd.kept import Passed
 from cdrd.log import Logger
 from cdrd.login import RefusalGuard
 from cdrd.pbx_api import LoginGuard, account_of, base_of, family_of, open_history, trust_of
@@ -74,17 +75,17 @@ class Pbxs:
         self._pace = pace
         self._links: dict[str, _Link] = {}
 
-    async def apply(self, config: Config, http_port: int) -> Changes:
+    async def apply(self, config: Config, http_port: int, passed: Passed | None = None) -> Changes:
         """Begin what is new, end what is gone, and begin anew what has changed.
 
-        ``http_port``: where those post to that we tell to.
+        ``http_port``: where those post to that we tell to. ``passed``: what was kept for us.
         """
         wanted = {pbx.name: pbx for pbx in config.pbx}
         gone = [name for name, link in self._links.items() if wanted.get(name) != link.pbx]
         await asyncio.gather(*(self._end(self._links.pop(name)) for name in gone))
         begun = [name for name in wanted if name not in self._links]
         for name in begun:
-            self._links[name] = await self._begin(wanted[name], config, http_port)
+            self._links[name] = await self._begin(wanted[name], config, http_port, passed)
         return Changes(
             added=[name for name in begun if name not in gone],
             changed=[name for name in begun if name in gone],
@@ -124,7 +125,9 @@ class Pbxs:
         links = self._links.values()
         return [link.subscription for link in links if link.subscription is not None]
 
-    async def _begin(self, pbx: Pbx, config: Config, http_port: int) -> _Link:
+    async def _begin(
+        self, pbx: Pbx, config: Config, http_port: int, passed: Passed | None
+    ) -> _Link:
         refusals = RefusalGuard(await self._store.run(read_refusals, pbx.name))
         guard = LoginGuard(
             refusals,
@@ -134,7 +137,9 @@ class Pbxs:
         link = _Link(pbx, guard)
         match pbx.events:
             case Events(kind="tcp") as events:
-                link.held = self._dialer(pbx, events, guard)
+                dialer = link.held = self._dialer(pbx, events, guard)
+                if passed is not None:
+                    dialer.adopt(passed)
             case Events(kind="http") as events:
                 self._register(link, events, http_port)
             case Events(kind="websocket") as events:

@@ -30,6 +30,7 @@ from cdrd.door import HTTP, Door, entrances
 from cdrd.gap_watch import Pace
 from cdrd.http_listen import ANSWER_SECONDS, Bounds, HttpConnections
 from cdrd.intake import Intake, read_out
+from cdrd.kept import RESTS, Keeper, Passed
 from cdrd.listen import SOURCE as TCP
 from cdrd.listen import Listener
 from cdrd.log import LineWriter, Logger, set_level
@@ -94,6 +95,7 @@ class Service:
         log: Logger,
         lines: LineWriter,
         totals: Totals,
+        keeper: Keeper,
         pace: Pace | None = None,
     ) -> None:
         """Make what is needed; nothing is received yet. Raises ConfigError."""
@@ -115,7 +117,9 @@ class Service:
             log=log,
             max_report_bytes=config.tcp.max_report_bytes,
             idle_timeout=config.tcp.idle_timeout,
+            keeper=keeper,
         )
+        self._keeper = keeper
         self._listener = Listener(self._intake, senders, log, self._tls)
         bounds = Bounds(answer=ANSWER_SECONDS + config.batch.max_delay)
         self._posting = HttpConnections(self._intake, self._listener, entrances(doors), log, bounds)
@@ -148,8 +152,8 @@ class Service:
         self._committing: asyncio.Task[None] | None = None
         self._metrics: MetricsServer | None = None
 
-    async def begin(self) -> None:
-        """Open the doors. Raises OSError."""
+    async def begin(self, passed: Passed) -> None:
+        """Open the doors, and go on with what the process before has left. Raises OSError."""
         config, listener = self._config, self._listener
         beside = Beside(
             self._store,
@@ -161,13 +165,18 @@ class Service:
         self._control = await serve_control(self._store.path, beside.work)
         self._committing = asyncio.create_task(self.writer.run())
         self.background.watch(self._committing)
-        await listener.open(config.tcp.listen, TCP, listener.accept)
-        ports = await listener.open(config.http.listen, HTTP, self._posting.accept)
+        sockets = passed.listeners
+        await listener.open(config.tcp.listen, TCP, listener.accept, sockets.get(TCP, ()))
+        ports = await listener.open(
+            config.http.listen, HTTP, self._posting.accept, sockets.get(HTTP, ())
+        )
         self._http_port = ports[0] if ports else 0
         if config.metrics.listen:
             self._metrics = await _open_metrics(self._state(), config.metrics.listen, self._log)
         self._take(config, self._senders)
-        await self._pbxs.apply(config, self._http_port)
+        await listener.adopt(passed)
+        await self._pbxs.apply(config, self._http_port, passed)
+        self._give_up(passed)
         await self._follow_portals(config)
         for work in (self._intake.drop_idle(), self._silence.run(), self._keep_age()):
             self.background.start(work)
@@ -215,6 +224,7 @@ class Service:
         connections = len(intake.connections) + len(posting.connections)
         self._log.info("stopping", connections=connections, waiting=len(self._waiting))
         await asyncio.gather(intake.drain(), posting.drain(), read_out(self._pbxs.subscriptions))
+        intake.hand_over()
         await self._pbxs.end()
         await self.background.end()
         posting.stop()
@@ -225,6 +235,15 @@ class Service:
         await posting.close()
         if self._metrics is not None:
             await self._metrics.close()
+
+    def _give_up(self, passed: Passed) -> None:
+        """Close what was kept of a PBX that is dialled no longer, or otherwise."""
+        for name, sock in passed.connections.items():
+            self._keeper.forget(name)
+            sock.close()
+        passed.connections.clear()
+        if passed.has_rests:
+            self._keeper.forget(RESTS)
 
     def status(self) -> str:
         """Say in one line how things are."""

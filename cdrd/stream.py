@@ -27,7 +27,7 @@ MAX_EVENT_NAMES: Final = 100
 class Totals:
     """What became of everything received in this run.
 
-    received = stored + duplicate + quarantined + passed_over + what is waiting.
+    received = stored + duplicate + quarantined + passed_over + spooled + what is waiting.
     """
 
     received: int = 0
@@ -35,6 +35,7 @@ class Totals:
     duplicate: int = 0
     quarantined: int = 0
     passed_over: int = 0
+    spooled: int = 0  # kept beside a damaged database, to be stored later
     events: Counter[str] = field(default_factory=Counter)
 
     def pass_over(self, event: str) -> None:
@@ -115,6 +116,10 @@ class ReportStream:
             self._count(len(records))
             self._waiting.arriving.add(*records)
         return taken
+
+    def leave(self) -> bytes:
+        """Return what is held of a report that is not whole, for another stream to begin with."""
+        return self._framer.rest
 
     def close(self, reason: str, received_at: str) -> None:
         """End the stream; what is held of a report that never became whole goes to quarantine."""

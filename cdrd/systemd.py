@@ -6,7 +6,7 @@ progress, never less. Source: sd_notify(3), systemd 252.
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 MICROSECONDS = 1_000_000
 
@@ -23,14 +23,25 @@ class Notifier:
             int(environment.get("WATCHDOG_USEC", "0")) / MICROSECONDS if for_us else 0.0
         )
 
-    def notify(self, *assignments: str) -> None:
-        """Send assignments such as ``READY=1`` in one datagram."""
+    @property
+    def works(self) -> bool:
+        """Whether there is a service manager to be told."""
+        return bool(self._address)
+
+    def notify(
+        self, *assignments: str, descriptors: Sequence[int] = (), patience: float = 0
+    ) -> None:
+        """Send assignments such as ``READY=1`` in one datagram, with descriptors to be kept.
+
+        ``patience``: seconds that it may wait for room in the manager's queue, which is short.
+        """
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.setblocking(False)
+            sock.settimeout(patience)
             try:
-                sock.sendto("\n".join(assignments).encode(), self._address)
+                sock.connect(self._address)
+                socket.send_fds(sock, ["\n".join(assignments).encode()], list(descriptors))
             except OSError:
                 # The manager is away or slow; the next ping tells it again.
                 return

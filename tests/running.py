@@ -95,10 +95,12 @@ class RunningDaemon:
         read_log: bool = True,
         journal: bool = False,
         inside: Sequence[str] = (),
+        descriptors: Sequence[int] = (),
     ) -> None:
         """Start it; ``read_log=False`` leaves its stdout unread, ``journal`` acts as journald.
 
-        ``inside``: a command that runs another, in a network of its own for one.
+        ``inside``: a command that runs another, in a network of its own for one; ``descriptors``
+        are open in it.
         """
         self.directory = directory
         self.database = directory / "cdr.sqlite3"
@@ -116,6 +118,7 @@ class RunningDaemon:
                 stdout=stdout,
                 stderr=stderr,
                 env=os.environ | stream | (environment or {}),
+                pass_fds=descriptors,
             )
         os.close(stdout)
         self._reader = threading.Thread(target=self._read, daemon=True)

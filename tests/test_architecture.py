@@ -75,6 +75,7 @@ SHELL = {
     "gaps",
     "http_listen",
     "intake",
+    "kept",
     "leg_request",
     "leg_store",
     "listen",

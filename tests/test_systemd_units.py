@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from cdrd.listen import SOURCE as TCP
+
 UNITS = Path(__file__).parent.parent / "systemd"
 SERVICE = UNITS / "cdrd.service"
+SOCKET = UNITS / "cdrd.socket"
+LISTEN_ONLY = UNITS / "listen-only.conf"
 THRESHOLD = 10
 """Tenths: a service of exposure 1.0, where chrony of Debian 12 has 3.7 and redis 1.2."""
+LISTEN_ONLY_THRESHOLD = 2
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -26,15 +31,42 @@ def settings() -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs]
 
 
-def test_systemd_finds_nothing_wrong_with_the_service(tmp_path: Path) -> None:
-    """The program need not be installed where the test runs, so another stands for it."""
-    copy = tmp_path / SERVICE.name
-    started = dict(settings())["ExecStart"]
-    program, _, _ = started.partition(" ")
+def runnable() -> str:
+    """The service's text; the program need not be installed here, so another stands for it."""
+    program, _, _ = dict(settings())["ExecStart"].partition(" ")
     assert Path(program).is_absolute()
-    copy.write_text(SERVICE.read_text().replace(f"{program} ", "/bin/true "))
-    verified = run("systemd-analyze", "verify", copy)
+    return SERVICE.read_text().replace(f"{program} ", "/bin/true ")
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    service, sock = tmp_path / SERVICE.name, tmp_path / SOCKET.name
+    service.write_text(runnable())
+    sock.write_text(SOCKET.read_text())
+    verified = run("systemd-analyze", "verify", service, sock)
     assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def test_with_the_drop_in_for_sites_that_only_listen_it_is_exposed_to_0_2_at_most(
+    tmp_path: Path,
+) -> None:
+    added = LISTEN_ONLY.read_text().partition("[Service]\n")[2]
+    assert "Requires=cdrd.socket" in LISTEN_ONLY.read_text()
+    service = tmp_path / SERVICE.name
+    service.write_text(runnable().replace("[Install]", f"{added}\n[Install]"))
+    assert run("systemd-analyze", "verify", service).returncode == 0
+    judged = run(
+        *("systemd-analyze", "security", "--offline=yes", "--no-pager"),
+        *(f"--threshold={LISTEN_ONLY_THRESHOLD}", service),
+    )
+    assert judged.returncode == 0, judged.stdout
+
+
+def test_the_socket_is_the_one_that_the_daemon_knows_and_is_never_shut_for_good() -> None:
+    given = dict(line.split("=", 1) for line in SOCKET.read_text().splitlines() if "=" in line)
+    assert given["FileDescriptorName"] == TCP
+    assert given["Service"] == SERVICE.name
+    assert given["TriggerLimitIntervalSec"] == "0"
+    assert int(dict(settings())["FileDescriptorStoreMax"]) >= 1000
 
 
 def test_the_service_as_shipped_is_exposed_to_1_0_at_most() -> None:
