@@ -30,8 +30,10 @@ lint: .venv/development
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench: .venv/development
+bench: .venv/development servers
 	.venv/bin/python tests/bench/bench.py
+	.venv/bin/python tests/bench/bench_http.py
+	.venv/bin/python tests/bench/exports.py
 
 clean:
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
