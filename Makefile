@@ -17,7 +17,7 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	fi
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench clean servers
+.PHONY: demo test lint bench faults clean servers
 
 demo: .venv/package
 	.venv/bin/cdrd demo
@@ -34,6 +34,9 @@ bench: .venv/development servers
 	.venv/bin/python tests/bench/bench.py
 	.venv/bin/python tests/bench/bench_http.py
 	.venv/bin/python tests/bench/exports.py
+
+faults: .venv/development
+	.venv/bin/python -m tests.faults
 
 clean:
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

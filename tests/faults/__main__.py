@@ -1,0 +1,68 @@
+"""The long form of the faults: one command, one table."""
+
+import argparse
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults.kills import kill_under_load
+from tests.faults.storms import (
+    Outcome,
+    end_under_load,
+    reconnect_storm,
+    reload_under_load,
+    restart_with_kept_connections,
+)
+
+
+def main() -> int:
+    """Run all of it; the exit status is 1 where a promise was not kept."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--restarts", type=int, default=100)
+    parser.add_argument("--reloads", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    table = Table("fault", "times", "sent", "lost", "doubled", "remarks")
+    faults: list[str] = []
+
+    def add(name: str, times: int, outcome: Outcome) -> None:
+        seconds = f"{outcome.seconds:.1f} s"
+        shown = (times, outcome.sent, outcome.lost, outcome.doubled)
+        table.add_row(name, *(f"{figure:,}" for figure in shown), seconds)
+
+    kills = kill_under_load(arguments.kills, rate=2000, seed=arguments.seed)
+    faults += kills.faults
+    table.add_row(
+        "SIGKILL at a random moment",
+        *(f"{figure:,}" for figure in (kills.kills, kills.sent, kills.lost, kills.doubled)),
+        f"{kills.lost_late:,} lost that had come more than 100 ms before, the oldest"
+        f" {kills.oldest_loss * 1000:.0f} ms; logged but missing {kills.logged_but_missing},"
+        f" never logged {kills.not_logged}, unsound {kills.unsound}",
+    )
+    restarts = arguments.restarts
+    ended = restart_with_kept_connections(restarts, crash=False)
+    add("restart, connection kept", restarts, ended)
+    crashed = restart_with_kept_connections(restarts, crash=True)
+    add("SIGKILL, connection kept", restarts, crashed)
+    reloaded = reload_under_load(arguments.reloads)
+    add("reload, every third file broken", arguments.reloads, reloaded)
+    stopped = end_under_load()
+    add("SIGTERM", 1, stopped)
+    storm = reconnect_storm(50, 3000)
+    add("50 PBXs with 3,000 records each", 1, storm)
+    for name, outcome in (("restart", ended), ("reload", reloaded), ("SIGTERM", stopped)):
+        if outcome.lost or outcome.doubled:
+            faults.append(f"nothing is lost or doubled by a {name}")
+    if crashed.doubled or storm.lost or storm.doubled:
+        faults.append("nothing is doubled by a crash, and nothing lost in a storm")
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    for fault in faults:
+        console.print(f"not kept: {fault}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""SIGKILL under load: a logged call is a row, none is doubled, and little is lost."""
+
+import random
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.oracle import SendingPbx, call_id, logged_but_missing, read
+from tests.running import HQ, RunningDaemon
+
+WINDOW_SECONDS = 0.1
+"""What arrived within so long before a kill may be lost; more is told, and may be the disk's."""
+
+
+@dataclass(slots=True)
+class Kills:
+    """What came of all the kills of a run."""
+
+    kills: int = 0
+    sent: int = 0
+    stored: int = 0
+    lost: int = 0
+    lost_late: int = 0  # of these, what had arrived longer before the kill than ``WINDOW_SECONDS``
+    oldest_loss: float = 0.0  # seconds before its kill
+    doubled: int = 0
+    logged_but_missing: int = 0
+    not_logged: int = 0
+    unsound: int = 0
+
+    @property
+    def faults(self) -> list[str]:
+        """Name the promises that were not kept."""
+        kept = {
+            "logged calls are rows": not self.logged_but_missing,
+            "no call is doubled": not self.doubled,
+            "every row has its line": not self.not_logged,
+            "the database is whole": not self.unsound,
+        }
+        return [promise for promise, is_kept in kept.items() if not is_kept]
+
+
+def kill_under_load(kills: int, *, rate: float, seed: int) -> Kills:
+    """Kill the daemon again and again at random moments while calls come."""
+    moments = random.Random(seed)
+    result = Kills()
+    told: set[int] = set()
+    sent: set[int] = set()
+    first = 0
+    with tempfile.TemporaryDirectory(prefix="cdrd-kills-") as directory:
+        for _ in range(kills):
+            with RunningDaemon(Path(directory), HQ) as daemon:
+                daemon.wait_for("ready")
+                with SendingPbx(daemon.port, first, rate=rate) as pbx:
+                    daemon.wait_for("call_released", call_id=call_id(first))
+                    time.sleep(moments.uniform(0, 0.3))  # the moment of the kill is what is tried
+                    killed = time.monotonic()
+                    daemon.kill()
+                first = pbx.next
+                stored = read(daemon.database)
+                result.kills += 1
+                result.unsound += not stored.sound
+                logged = daemon.found("call_released")
+                told |= {line["seq"] for line in logged}
+                result.logged_but_missing += len(logged_but_missing(stored, logged))
+                result.doubled += len(stored.numbers) - len(set(stored.numbers))
+                before = [one for one in pbx.sent if one.at <= killed]
+                sent |= {one.number for one in before}
+                held = set(stored.numbers)
+                lost = [one for one in before if one.number not in held]
+                result.lost += len(lost)
+                ages = [killed - one.at for one in lost]
+                result.oldest_loss = max([result.oldest_loss, *ages])
+                result.lost_late += sum(age > WINDOW_SECONDS for age in ages)
+        with RunningDaemon(Path(directory), HQ) as daemon:
+            daemon.wait_for("ready")
+            daemon.stop()
+            told |= {line["seq"] for line in daemon.found("call_released")}
+            stored = read(daemon.database)
+    result.sent, result.stored = len(sent), len(stored.numbers)
+    result.not_logged = len(stored.by_seq.keys() - told)
+    return result

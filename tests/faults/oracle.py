@@ -1,0 +1,121 @@
+"""A PBX that knows what it has sent, and when: what the database is compared with."""
+
+import contextlib
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from cdrd.simulate.reports import new_cdr
+from tests.running import DEADLINE_SECONDS, Line
+
+STARTED = 1571897930
+BLOCK = 20
+"""Reports in one write."""
+
+
+class Sent(NamedTuple):
+    """A report that the kernel has taken: its number, and when (monotonic seconds)."""
+
+    number: int
+    at: float
+
+
+class SendingPbx:
+    """Sends calls, each with a number of its own, over one connection, until that breaks."""
+
+    def __init__(self, port: int, first: int = 0, *, rate: float = 0, source: str = "") -> None:
+        """``rate``: reports a second; 0 is flat out."""
+        self.sent: list[Sent] = []
+        self.next = first
+        self.broken = False
+        self._rate = rate
+        bind = (source, 0) if source else None
+        self._sock = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS, bind)
+        self._stop = threading.Event()
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._sock.close()
+
+    def stop(self) -> None:
+        """Send no more; the connection stays."""
+        self._stop.set()
+        self._thread.join(DEADLINE_SECONDS)
+
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of what was sent."""
+        return {sent.number for sent in self.sent}
+
+    @property
+    def last_call_id(self) -> str:
+        """The id of the last call that was sent; waits for the first."""
+        assert self._begun.wait(DEADLINE_SECONDS)
+        return call_id(self.sent[-1].number)
+
+    def _send(self) -> None:
+        began = time.monotonic()
+        while not self._stop.is_set():
+            block = range(self.next, self.next + BLOCK)
+            try:
+                self._sock.sendall(b"".join(map(call, block)))
+            except OSError:
+                self.broken = True  # nobody knows how much of the block has arrived
+                self.next = block.stop
+                return
+            now = time.monotonic()
+            self.sent += (Sent(number, now) for number in block)
+            self.next = block.stop
+            self._begun.set()
+            if self._rate:
+                self._stop.wait(began + len(self.sent) / self._rate - now)
+
+
+def call(number: int) -> bytes:
+    """Report the call of a number."""
+    return new_cdr(number, started=STARTED) + b"\n"
+
+
+def call_id(number: int) -> str:
+    """Spell the id of the call of a number."""
+    return f"{STARTED}.{number}"
+
+
+class Stored(NamedTuple):
+    """What a database holds."""
+
+    numbers: list[int]  # of the calls, in the order stored
+    by_seq: dict[int, str]
+    sound: bool
+
+
+def read(database: Path) -> Stored:
+    """Read a database as any other program does, and look whether it is whole."""
+    with contextlib.closing(
+        sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=DEADLINE_SECONDS)
+    ) as reader:
+        rows = reader.execute("SELECT seq, call_id FROM calls ORDER BY seq").fetchall()
+        (said,) = reader.execute("PRAGMA integrity_check").fetchone()
+    numbers = [int(call_id.partition(".")[2]) for _, call_id in rows]
+    return Stored(numbers, dict(rows), said == "ok")
+
+
+def logged_but_missing(stored: Stored, logged: Sequence[Line]) -> list[Line]:
+    """Return the lines of calls that are no row."""
+    return [line for line in logged if stored.by_seq.get(line["seq"]) != line["call_id"]]

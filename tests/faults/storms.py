@@ -1,0 +1,128 @@
+"""Many PBXs at once, orderly ends and reloads under load: nothing is lost, nothing is doubled."""
+
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.faults.oracle import SendingPbx, call, read
+from tests.manager import Manager
+from tests.running import HQ, RunningDaemon, assert_accounted, send
+
+
+class Outcome(NamedTuple):
+    """What came of a fault: how many reports were sent, lost and doubled, and how long it took."""
+
+    sent: int
+    lost: int
+    doubled: int
+    seconds: float
+
+
+def _compare(database: Path, sent: set[int], began: float) -> Outcome:
+    stored = read(database)
+    assert stored.sound
+    held = set(stored.numbers)
+    doubled = len(stored.numbers) - len(held)
+    return Outcome(len(sent), len(sent - held), doubled, time.monotonic() - began)
+
+
+def reconnect_storm(pbxs: int, records: int) -> Outcome:
+    """So many PBXs connect at once, and each brings so many records, half of them known already."""
+    tables = '[[pbx]]\nname = "hq"\npeers = ["127.0.0.0/8"]\n'
+    with tempfile.TemporaryDirectory(prefix="cdrd-storm-") as directory:
+        with RunningDaemon(Path(directory), tables) as daemon:
+            port, total = daemon.port, pbxs * records
+            send(port, *(call(number) for number in range(0, total, 2)))
+            daemon.wait_for("call_released", times=total // 2)
+            began = time.monotonic()
+            senders = [
+                threading.Thread(
+                    target=send,
+                    args=(port, *(call(pbx * records + n) for n in range(records))),
+                    kwargs={"source": f"127.0.1.{pbx + 1}"},
+                )
+                for pbx in range(pbxs)
+            ]
+            for sender in senders:
+                sender.start()
+            for sender in senders:
+                sender.join()
+            daemon.wait_for("call_released", times=total)
+            outcome = _compare(daemon.database, set(range(total)), began)
+            _, stopped = daemon.stop()
+        assert_accounted(stopped)
+        return outcome
+
+
+def end_under_load() -> Outcome:
+    """SIGTERM while calls come flat out: what was received is a row."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cdrd-end-") as directory,
+        RunningDaemon(Path(directory), HQ) as daemon,
+        SendingPbx(daemon.port) as pbx,
+    ):
+        daemon.wait_for("call_released", times=2000)
+        pbx.stop()
+        began = time.monotonic()
+        status, stopped = daemon.stop()
+        assert status == 0
+        assert_accounted(stopped)
+        return _compare(daemon.database, pbx.numbers, began)
+
+
+def reload_under_load(reloads: int) -> Outcome:
+    """SIGHUP again and again while calls come; every third file is broken."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cdrd-reload-") as directory,
+        RunningDaemon(Path(directory), HQ) as daemon,
+    ):
+        good = daemon.config.read_text()
+        began = time.monotonic()
+        with SendingPbx(daemon.port, rate=2000) as pbx:
+            for number in range(reloads):
+                broken = number % 3 == 2
+                aside = Path(directory, "aside")
+                aside.write_text(good + ("[[pbx]\n" if broken else f"# {number}\n"))
+                aside.replace(daemon.config)
+                event = "reload_refused" if broken else "reloaded"
+                times = len(daemon.found(event)) + 1
+                daemon.process.send_signal(signal.SIGHUP)
+                daemon.wait_for(event, times=times)
+            pbx.stop()
+            assert not pbx.broken
+        assert len(daemon.found("peer_connected")) == 1
+        daemon.stop()
+        return _compare(daemon.database, pbx.numbers, began)
+
+
+def restart_with_kept_connections(restarts: int, *, crash: bool) -> Outcome:
+    """One connection over many processes, as systemd keeps it; it never breaks."""
+    with tempfile.TemporaryDirectory(prefix="cdrd-kept-") as name:
+        directory = Path(name)
+        began = time.monotonic()
+        with Manager(directory) as manager:
+            port = manager.listen("tcp")
+            daemon = manager.start()
+            daemon.wait_for("ready")
+            with SendingPbx(port, rate=2000) as pbx:
+                for _ in range(restarts):
+                    manager.wait_for_store(1)
+                    # Caught up: what a crash takes is what was read and not yet stored.
+                    daemon.wait_for("call_released", call_id=pbx.last_call_id)
+                    if crash:
+                        daemon.kill()
+                    else:
+                        daemon.stop()
+                    daemon.__exit__(None, None, None)
+                    daemon = manager.start()
+                    daemon.wait_for("ready")
+                pbx.stop()
+                assert not pbx.broken
+                daemon.wait_for("call_released", call_id=pbx.last_call_id)
+            daemon.stop()
+            outcome = _compare(daemon.database, pbx.numbers, began)
+            daemon.__exit__(None, None, None)
+            return outcome

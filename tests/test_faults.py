@@ -1,0 +1,47 @@
+"""The short form of ``python -m tests.faults``: each fault a few times."""
+
+import pytest
+
+from tests.faults.kills import kill_under_load
+from tests.faults.storms import (
+    end_under_load,
+    reconnect_storm,
+    reload_under_load,
+    restart_with_kept_connections,
+)
+
+
+@pytest.mark.parametrize("rate", [500, 4000])
+def test_a_kill_takes_the_last_moments_at_most_and_no_logged_call(rate: int) -> None:
+    result = kill_under_load(4, rate=rate, seed=rate)
+    assert result.faults == [], result
+    assert result.kills == 4
+    assert result.stored > 0
+
+
+def test_a_restart_under_load_loses_nothing_of_a_kept_connection() -> None:
+    outcome = restart_with_kept_connections(3, crash=False)
+    assert (outcome.lost, outcome.doubled) == (0, 0)
+    assert outcome.sent > 100
+
+
+def test_a_crash_under_load_takes_the_last_moments_of_a_kept_connection() -> None:
+    outcome = restart_with_kept_connections(3, crash=True)
+    assert outcome.doubled == 0
+    assert outcome.lost <= 1000  # within 3 times what comes in some 150 ms
+
+
+def test_a_storm_of_reconnects_with_what_is_known_is_each_call_once() -> None:
+    outcome = reconnect_storm(20, 200)
+    assert (outcome.sent, outcome.lost, outcome.doubled) == (4000, 0, 0)
+
+
+def test_sigterm_under_load_loses_nothing() -> None:
+    outcome = end_under_load()
+    assert (outcome.lost, outcome.doubled) == (0, 0)
+    assert outcome.seconds < 20
+
+
+def test_reloads_under_load_lose_nothing() -> None:
+    outcome = reload_under_load(9)
+    assert (outcome.lost, outcome.doubled) == (0, 0)
