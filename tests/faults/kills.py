@@ -28,6 +28,22 @@ class Kills:
     not_logged: int = 0
     unsound: int = 0
 
+    def add(self, other: "Kills") -> None:
+        """Add the kills of another run."""
+        for name in self.__slots__:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            both = max(ours, theirs) if name == "oldest_loss" else ours + theirs
+            setattr(self, name, both)
+
+    def __str__(self) -> str:
+        """Tell all of it in one line."""
+        return (
+            f"{self.kills:,} kills, {self.sent:,} sent, {self.lost:,} lost ({self.lost_late:,} of"
+            f" them had come more than 100 ms before, the oldest {self.oldest_loss * 1000:.0f} ms),"
+            f" {self.doubled} doubled, {self.logged_but_missing} logged but missing,"
+            f" {self.not_logged} never logged, {self.unsound} unsound"
+        )
+
     @property
     def faults(self) -> list[str]:
         """Name the promises that were not kept."""
