@@ -4,10 +4,11 @@ The rule that must stay true: a task that fails is a fault of ours, and never go
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 Work = Coroutine[Any, Any, None]
+Result = TypeVar("Result")
 
 
 class Background:
@@ -40,3 +41,19 @@ class Background:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self.fault.done():
             self.fault.set_exception(error)
+
+
+async def to_its_end(
+    work: Coroutine[Any, Any, Result], hurry: Callable[[], None] = lambda: None
+) -> Result:
+    """Do work that must not be left half done, also when we are cancelled meanwhile.
+
+    ``hurry`` is called then, for what can be made to end early.
+    """
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        hurry()
+        await asyncio.gather(running, return_exceptions=True)
+        raise

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from cdrd.frame import KIB
+from cdrd.frame import KIB, PAYLOAD_BYTES
 from cdrd.record import CallRecord
 
 RECORD_OVERHEAD_BYTES: Final = 1 * KIB
@@ -33,6 +33,20 @@ class QuarantinedReport(NamedTuple):
     size: int
 
 
+def quarantine_of(record: CallRecord, reason: str) -> QuarantinedReport:
+    """Make what goes into quarantine of a record that cannot be stored as it is."""
+    payload = record.raw.encode(errors="surrogatepass")
+    return QuarantinedReport(
+        record.received_at,
+        record.pbx,
+        "",
+        record.source,
+        reason,
+        payload[:PAYLOAD_BYTES],
+        len(payload),
+    )
+
+
 class RestoredCall(NamedTuple):
     """A record that was stored before, as a line of our own export or log tells it."""
 
@@ -50,6 +64,7 @@ class Batch:
     mended: list[CallRecord] = field(default_factory=list)  # those of the records that were mended
     resolved: list[int] = field(default_factory=list)  # quarantine ids that the records settle
     restored: list[RestoredCall] = field(default_factory=list)
+    repeated: bool = False  # all of it may have been committed before, quarantined reports too
     size: int = 0  # bytes of memory, about
 
     def __len__(self) -> int:

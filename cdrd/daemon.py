@@ -18,23 +18,14 @@ from cdrd import __version__
 from cdrd.config import Config
 from cdrd.gap_watch import Pace
 from cdrd.kept import Keeper, take_passed
-from cdrd.log import (
-    LineWriter,
-    Logger,
-    log_calls,
-    make_logger,
-    number_rule,
-    under_journald,
-    use_console,
-)
+from cdrd.log import LineWriter, Logger, make_logger, under_journald, use_console
 from cdrd.service import Service, prepare
-from cdrd.store import Store, read_progress, read_records, wal_reset_bug
+from cdrd.store import Store, wal_reset_bug
 from cdrd.stream import Totals
 from cdrd.systemd import Notifier
 from cdrd.tls import server_context
 
 LOG_FLUSH_SECONDS: Final = 2.0
-PAGE_ROWS: Final = 1000
 STATUS_SECONDS: Final = 5.0
 
 
@@ -59,24 +50,16 @@ class Daemon:
         """Serve until SIGTERM or SIGINT. Raises StoreUnusable and OSError before it is ready."""
         self._handle_signals()
         path = Path(self._config.database.path)
-        store = await Store.open(path, self._config.database.durability)
+        store = await Store.open(path, self._config.database.durability, even_damaged=True)
         try:
-            log = await self._begin(store)
+            log = self._make_logger()
+            self._say_started(log, store)
             await self._serve(store, log)
             await asyncio.to_thread(self._lines.flush, LOG_FLUSH_SECONDS)
         finally:
             await store.close(self._lines.logged_seq)
         self._say_stopped(log)
         await asyncio.to_thread(self._lines.close, LOG_FLUSH_SECONDS)
-
-    async def _begin(self, store: Store) -> Logger:
-        """Begin the log where the last run left it."""
-        progress = await store.run(read_progress)
-        self._lines.logged_seq = progress.logged_seq
-        log = self._make_logger(progress.number_key)
-        self._say_started(log, store)
-        await self._tell_unlogged(log, store)
-        return log
 
     async def _serve(self, store: Store, log: Logger) -> None:
         service = Service(
@@ -110,6 +93,7 @@ class Daemon:
             duplicate=totals.duplicate,
             quarantined=totals.quarantined,
             passed_over=totals.passed_over,
+            spooled=totals.spooled,
             events=dict(totals.events.most_common()),
         )
 
@@ -122,14 +106,13 @@ class Daemon:
         self._lines.release()
         self._stop.set()
 
-    def _make_logger(self, number_key: bytes) -> Logger:
+    def _make_logger(self) -> Logger:
         settings = self._config.log
         log = make_logger(
             self._lines,
             console=use_console(settings.format),
             journal=under_journald(os.environ),
             level=settings.level,
-            number_rule=number_rule(settings.numbers, number_key),
         )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
@@ -144,17 +127,6 @@ class Daemon:
                 version=sqlite3.sqlite_version,
                 advice="readers must open mode=ro: two writers can corrupt the WAL before 3.51.3",
             )
-
-    async def _tell_unlogged(self, log: Logger, store: Store) -> None:
-        """Log the rows that were committed before a crash and not told."""
-        told = self._lines.logged_seq
-        while rows := await store.run(read_records, told, PAGE_ROWS):
-            log_calls(log, self._lines, rows)
-            told = rows[-1][0]
-            if self._stop.is_set():
-                return
-            if self._lines.full:
-                await asyncio.to_thread(self._lines.wait_until_room)
 
     async def _until_stopped(self, service: Service) -> None:
         """Wait for a signal; a fault of what runs beside is a fault of ours, and is raised."""

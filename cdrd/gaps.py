@@ -11,11 +11,12 @@ import math
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
+from cdrd.background import to_its_end
 from cdrd.batch import Batch, Waiting
 from cdrd.fetch import LOOK_BACK, NotAHistory, RestStream, Window, gap_windows, open_csv
 from cdrd.frame import KIB
@@ -40,7 +41,6 @@ CLOSE_SECONDS: Final = 2.0
 FAILURES: Final = (Unreachable, LoginRefused, NotOffered, NotAHistory, OSError, ValueError)
 """What keeps a PBX from being asked. ValueError: a password of two lines, a host that is none."""
 
-Result = TypeVar("Result")
 Counts = Counter[str]
 Keep = Callable[[Batch], Awaitable[Counts]]
 """Stores a batch durably; tells how much was stored, duplicate and quarantined."""
@@ -257,7 +257,7 @@ class GapFollower:
 
     async def _keep(self, batch: Batch) -> Counts:
         """Commit a batch and tell its rows, also when we are stopped meanwhile."""
-        committed = await _to_its_end(self._writer.commit_beside(batch))
+        committed = await to_its_end(self._writer.commit_beside(batch))
         return Counter(
             stored=len(committed.stored),
             duplicate=committed.duplicates,
@@ -265,8 +265,8 @@ class GapFollower:
         )
 
     async def _move_on(self, instant: float) -> None:
-        """Remember up to when nothing is missing."""
-        self._complete_until = max(self._complete_until or instant, instant)
+        """Remember up to when nothing is missing: now at most, should our clock have been ahead."""
+        self._complete_until = min(max(self._complete_until or instant, instant), self._clock())
         await self._store.run(set_complete_until, self.pbx, self._complete_until)
 
     def _say_filled(self, start: float, now: float, counts: Counts) -> None:
@@ -307,13 +307,3 @@ class Gaps:
 
 def _spell(instant: float) -> str:
     return spell_instant(datetime.fromtimestamp(int(instant), UTC))
-
-
-async def _to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """Do work that must not be left half done, also when we are cancelled meanwhile."""
-    running = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.gather(running, return_exceptions=True)
-        raise

@@ -42,7 +42,7 @@ def make_requests(batch: Batch, max_bytes: int) -> Iterator[Request]:
     Raises TooLarge.
     """
     request, size = _empty(), 0
-    for name, row in _rows(batch):
+    for name, row in spell_rows(batch):
         text = orjson.dumps(row)
         if len(text) > max_bytes - KIB:
             raise TooLarge(f"a record of {len(text)} bytes cannot be handed to the daemon")
@@ -71,11 +71,8 @@ def read_request(request: Request) -> Batch:
     return batch
 
 
-def _empty() -> Request:
-    return {"do": IMPORT_CALLS, "records": [], "restored": [], "quarantined": []}
-
-
-def _rows(batch: Batch) -> Iterator[tuple[str, tuple[object, ...]]]:
+def spell_rows(batch: Batch) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """Name for each row of a batch the list of a request that it goes into, and its columns."""
     for record in batch.records:
         yield "records", tuple(record)
     for seq, restored, local_told in batch.restored:
@@ -83,6 +80,10 @@ def _rows(batch: Batch) -> Iterator[tuple[str, tuple[object, ...]]]:
     for report in batch.quarantined:
         text = b64encode(report.payload).decode()
         yield "quarantined", (*report[:-2], text, report.size)
+
+
+def _empty() -> Request:
+    return {"do": IMPORT_CALLS, "records": [], "restored": [], "quarantined": []}
 
 
 def _checked(request: Request, name: str, kinds: tuple[type, ...]) -> list[list[Any]]:

@@ -50,9 +50,11 @@ class LineWriter:
     def __init__(self, descriptor: int) -> None:
         self.least_level = logging.INFO  # what is below it is not told
         self.logged_seq = 0
+        self.number_rule: NumberRule = str
         self.failure = ""
         self._descriptor = descriptor
-        self._queue: SimpleQueue[tuple[bytes, int] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[bytes, int, int] | None] = SimpleQueue()
+        self._beginnings = 0
         self._waiting_bytes = 0
         self._waiting_entries = 0
         self._written_bytes = 0
@@ -71,7 +73,18 @@ class LineWriter:
         with self._changed:
             self._waiting_bytes += len(lines)
             self._waiting_entries += 1
-        self._queue.put((lines, last_seq))
+        self._queue.put((lines, last_seq, self._beginnings))
+
+    def begin_anew(self, logged_seq: int) -> None:
+        """Count from another ``seq``: the database is another one, or an older state of it."""
+        with self._changed:
+            self._beginnings += 1
+            self.logged_seq = logged_seq
+
+    @property
+    def released(self) -> bool:
+        """Whether the daemon stops, and nobody waits for the log's reader any more."""
+        return self._released
 
     def wait_until_room(self) -> None:
         """Block until the reader of the log has caught up by half, or ``release`` is called."""
@@ -110,16 +123,16 @@ class LineWriter:
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
-            lines, last_seq = entry
+            lines, last_seq, beginning = entry
             try:
                 self._write_all(lines)
             except OSError as error:
                 # The rows are stored; those that were not told are told on the next start.
                 self.failure = self.failure or str(error)
-            else:
-                if not self.failure:
-                    self.logged_seq = max(self.logged_seq, last_seq)
+                last_seq = 0
             with self._changed:
+                if not self.failure and beginning == self._beginnings:
+                    self.logged_seq = max(self.logged_seq, last_seq)
                 self._waiting_bytes -= len(lines)
                 self._waiting_entries -= 1
                 self._changed.notify_all()
@@ -161,9 +174,10 @@ def make_logger(
 ) -> Logger:
     """Make the daemon's logger. A ``call_released`` event carries a batch: a line for each row.
 
-    The level is the writer's from then on, where it may be changed while the daemon runs.
+    The level and the rule are the writer's from then on, where they may be changed.
     """
     set_level(writer, level)
+    writer.number_rule = number_rule
     render: Render = _render_for_journald if journal else _render_json
     if console:
         render = partial(_render_console, structlog.dev.ConsoleRenderer())
@@ -173,7 +187,7 @@ def make_logger(
             partial(_drop_below_level, writer),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            partial(_render, render, number_rule),
+            partial(_render, render, writer),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         cache_logger_on_first_use=True,
@@ -245,7 +259,7 @@ def _hide_in_recording(rule: NumberRule, recording: str) -> str:
 
 def _render(
     render: Render,
-    rule: NumberRule,
+    writer: LineWriter,
     _logger: object,
     _method: str,
     event: MutableMapping[str, Any],
@@ -258,7 +272,7 @@ def _render(
     head = {name: event.pop(name) for name in ("timestamp", "level", "event")} | dict(event)
     if stored is None:
         return (render([head]), 0), {}
-    timestamp, level = head["timestamp"], head["level"]
+    timestamp, level, rule = head["timestamp"], head["level"], writer.number_rule
     lines = [_call_line(timestamp, level, seq, call, rule) for seq, call in stored]
     return (render(lines), stored[-1][0]), {}
 

@@ -46,45 +46,50 @@ class State:
 
 
 class _Figures(Collector):
+    """The figures of one request: to be made in the loop, whose thread changes what they count."""
+
     def __init__(self, state: State) -> None:
         self._state = state
+        self._of_the_run = list(_of_the_run(state))
 
     def collect(self) -> Iterator[Metric]:
-        """Read every figure."""
-        state, totals = self._state, self._state.totals
-        yield InfoMetricFamily("cdrd", "This program.", {"version": __version__})
-        for name, told, count in (
-            ("received", "Reports, and broken stretches, received in this run.", totals.received),
-            ("stored", "Reports that became a new row.", totals.stored),
-            ("duplicate", "Reports of a call that was stored before.", totals.duplicate),
-            ("quarantined", "Reports that went to quarantine.", totals.quarantined),
-        ):
-            yield CounterMetricFamily(f"cdrd_reports_{name}", told, value=count)
-        yield _counter(
-            "cdrd_events_passed_over", "Other events than calls.", "event", totals.events
-        )
-        yield CounterMetricFamily(
-            "cdrd_peers_refused", "Connections of no configured PBX.", value=state.refused()
-        )
-        yield GaugeMetricFamily(
-            "cdrd_reports_waiting", "Received, and not yet committed.", value=state.waiting()
-        )
-        yield _gauge("cdrd_connections", "Open connections.", "source", state.connections())
-        yield _gauge("cdrd_pbx_connected", "1 while we reach the PBX.", "pbx", state.held())
+        """Hand out every figure; what takes its time, the database's, is read now."""
+        yield from self._of_the_run
         yield _gauge(
             "cdrd_last_call_timestamp_seconds",
             "When the last call of a PBX began (Unix seconds), within 8 days.",
             "pbx",
-            state.last_call(),
+            self._state.last_call(),
         )
-        yield _gauge("cdrd_pbx_silent", "1 while silent against its habit.", "pbx", state.silent())
-        yield _gauge(
-            "cdrd_file_bytes", "The database's files.", "file", dict(_sizes(state.database))
-        )
+        sizes = dict(_sizes(self._state.database))
+        yield _gauge("cdrd_file_bytes", "The database's files.", "file", sizes)
+
+
+def _of_the_run(state: State) -> Iterator[Metric]:
+    totals = state.totals
+    yield InfoMetricFamily("cdrd", "This program.", {"version": __version__})
+    for name, told, count in (
+        ("received", "Reports, and broken stretches, received in this run.", totals.received),
+        ("stored", "Reports that became a new row.", totals.stored),
+        ("duplicate", "Reports of a call that was stored before.", totals.duplicate),
+        ("quarantined", "Reports that went to quarantine.", totals.quarantined),
+        ("spooled", "Reports kept beside a damaged database.", totals.spooled),
+    ):
+        yield CounterMetricFamily(f"cdrd_reports_{name}", told, value=count)
+    yield _counter("cdrd_events_passed_over", "Other events than calls.", "event", totals.events)
+    yield CounterMetricFamily(
+        "cdrd_peers_refused", "Connections of no configured PBX.", value=state.refused()
+    )
+    yield GaugeMetricFamily(
+        "cdrd_reports_waiting", "Received, and not yet committed.", value=state.waiting()
+    )
+    yield _gauge("cdrd_connections", "Open connections.", "source", state.connections())
+    yield _gauge("cdrd_pbx_connected", "1 while we reach the PBX.", "pbx", state.held())
+    yield _gauge("cdrd_pbx_silent", "1 while silent against its habit.", "pbx", state.silent())
 
 
 def _sizes(database: Path) -> Iterator[tuple[str, float]]:
-    for name, ending in (("database", ""), ("wal", "-wal")):
+    for name, ending in (("database", ""), ("wal", "-wal"), ("spool", ".spool")):
         path = Path(f"{database}{ending}")
         if path.exists():
             yield name, path.stat().st_size
@@ -109,14 +114,12 @@ class MetricsServer:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._registry = CollectorRegistry()
-        self._registry.register(_Figures(state))
         pages = web.Application()
         pages.add_routes(
             [
                 web.get("/metrics", self._metrics),
-                web.get("/healthz", lambda _: self._answer(state.sick())),
-                web.get("/readyz", lambda _: self._answer(state.sick() or state.busy())),
+                web.get("/healthz", self._health),
+                web.get("/readyz", self._readiness),
             ]
         )
         self._runner = web.AppRunner(pages, access_log=None, handle_signals=False)
@@ -136,10 +139,17 @@ class MetricsServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = await asyncio.to_thread(encode, self._registry)  # it asks the database too
+        registry = CollectorRegistry()
+        registry.register(_Figures(self._state))
+        body = await asyncio.to_thread(encode, registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    async def _answer(self, fault: str) -> web.Response:
-        return web.Response(
-            text=f"{fault or 'ok'}\n", status=503 if fault else 200, content_type=TEXT
-        )
+    async def _health(self, _: web.Request) -> web.Response:
+        return _answer(self._state.sick())
+
+    async def _readiness(self, _: web.Request) -> web.Response:
+        return _answer(self._state.sick() or self._state.busy())
+
+
+def _answer(fault: str) -> web.Response:
+    return web.Response(text=f"{fault or 'ok'}\n", status=503 if fault else 200, content_type=TEXT)

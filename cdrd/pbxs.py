@@ -93,8 +93,9 @@ class Pbxs:
         )
 
     async def end(self) -> None:
-        """End everything."""
-        await asyncio.gather(*(self._end(link) for link in self._links.values()))
+        """End everything; a logout that fails must not keep what was received from its commit."""
+        ending = (self._end(link) for link in self._links.values())
+        await asyncio.gather(*ending, return_exceptions=True)
 
     def broke(self, pbx: str) -> None:
         """Take note that reports of a PBX may be missing from now on."""
@@ -128,7 +129,7 @@ class Pbxs:
     async def _begin(
         self, pbx: Pbx, config: Config, http_port: int, passed: Passed | None
     ) -> _Link:
-        refusals = RefusalGuard(await self._store.run(read_refusals, pbx.name))
+        refusals = RefusalGuard(await self._refusals(pbx.name))
         guard = LoginGuard(
             refusals,
             partial(self._remember_refusal, pbx.name),
@@ -214,6 +215,12 @@ class Pbxs:
             log=self._log,
             pace=self._pace,
         )
+
+    async def _refusals(self, pbx: str) -> list[float]:
+        try:
+            return await self._store.run(read_refusals, pbx)
+        except sqlite3.Error:
+            return []  # a damaged database tells of itself; this run counts from here
 
     async def _remember_refusal(self, pbx: str, refused_at: float) -> None:
         try:

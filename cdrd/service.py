@@ -5,6 +5,7 @@ configuration that cannot be used changes nothing, and an end commits what was r
 """
 
 import asyncio
+import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from cdrd.config import (
 )
 from cdrd.control import remove_control, serve_control
 from cdrd.door import HTTP, Door, entrances
+from cdrd.drain import Drainer
 from cdrd.gap_watch import Pace
 from cdrd.http_listen import ANSWER_SECONDS, Bounds, HttpConnections
 from cdrd.intake import Intake, read_out
@@ -135,6 +137,7 @@ class Service:
             room_made=self._intake.room_made,
         )
         self._intake.feed(self.writer)
+        self._drainer = Drainer(store, self.writer, log, config.log.numbers)
         self._pbxs = Pbxs(
             config_path,
             store=store,
@@ -155,6 +158,7 @@ class Service:
     async def begin(self, passed: Passed) -> None:
         """Open the doors, and go on with what the process before has left. Raises OSError."""
         config, listener = self._config, self._listener
+        await self._drainer.begin()
         beside = Beside(
             self._store,
             self.writer,
@@ -178,7 +182,13 @@ class Service:
         await self._pbxs.apply(config, self._http_port, passed)
         self._give_up(passed)
         await self._follow_portals(config)
-        for work in (self._intake.drop_idle(), self._silence.run(), self._keep_age()):
+        for work in (
+            self._intake.drop_idle(),
+            self._silence.run(),
+            self._keep_age(),
+            self.writer.calls.run(),
+            self._drainer.run(),
+        ):
             self.background.start(work)
 
     async def reload(self) -> None:
@@ -316,7 +326,10 @@ class Service:
         return {**sources, HTTP: len(self._posting.connections), "websocket": subscribed}
 
     def _last_calls(self) -> Mapping[str, float]:
-        found = last_calls(self._store.path, self._silence.pbxs, datetime.now(UTC))
+        try:
+            found = last_calls(self._store.path, self._silence.pbxs, datetime.now(UTC))
+        except sqlite3.Error:
+            return {}  # the other figures are asked for all the more
         return {pbx: began.timestamp() for pbx, began in found.items()}
 
     def _sick(self) -> str:
@@ -325,6 +338,8 @@ class Service:
     def _busy(self) -> str:
         if self._stopping:
             return "the daemon stops"
+        if self._store.damage:
+            return "the database is damaged: what is received goes to the spool"
         return "the database does not take records" if self.writer.failing else ""
 
 

@@ -6,6 +6,7 @@ whole transactions; aiosqlite runs each in its thread in one trip (a trip costs 
 """
 
 import asyncio
+import contextlib
 import fcntl
 import math
 import os
@@ -19,8 +20,15 @@ from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 import aiosqlite
 
-from cdrd.batch import RECORD_OVERHEAD_BYTES, Batch, QuarantinedReport, RestoredCall
-from cdrd.frame import KIB, PAYLOAD_BYTES
+from cdrd.background import to_its_end
+from cdrd.batch import (
+    RECORD_OVERHEAD_BYTES,
+    Batch,
+    QuarantinedReport,
+    RestoredCall,
+    quarantine_of,
+)
+from cdrd.frame import KIB
 from cdrd.record import MAX_INTEGER, CallRecord
 from cdrd.schema import PAGE_BYTES, NotOurDatabase, check_schema, migrate, transaction
 
@@ -61,6 +69,9 @@ _POISON: Final = (
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+
+_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class StoreUnusable(Exception):
@@ -109,34 +120,64 @@ class _Connection(aiosqlite.Connection):
 class Store:
     """The database, open for writing; made with ``open``."""
 
-    def __init__(self, path: Path, connection: _Connection, lock: int) -> None:
+    def __init__(self, path: Path, durability: str, lock: int) -> None:
         self.path = path
-        self._connection = connection
+        self.damage = ""  # why the database cannot be used until it is replaced or repaired
+        self._durability = durability
+        self._connection: _Connection | None = None
         self._lock = lock
         self._wal_pages = 0  # written since the last checkpoint, about
 
     @classmethod
-    async def open(cls, path: Path, durability: str = "full") -> Self:
-        """Open or create the database, migrate it and verify its settings. Raises StoreUnusable."""
+    async def open(
+        cls, path: Path, durability: str = "full", *, even_damaged: bool = False
+    ) -> Self:
+        """Open or create the database, migrate it and verify its settings. Raises StoreUnusable.
+
+        ``even_damaged``: a damaged one makes a store that tells its ``damage`` and can be reopened.
+        """
         path = await asyncio.to_thread(path.resolve)  # one database, one lock, whatever its names
-        lock = _lock(path)
-        connection = _Connection(partial(_connect, path, durability), iter_chunk_size=64)
+        store = cls(path, durability, _lock(path))
         try:
-            await connection
-        except BaseException as error:
-            await connection.thread_ended()
-            os.close(lock)
-            if isinstance(error, sqlite3.Error | NotOurDatabase | OSError):
+            await store._connect()
+        except sqlite3.Error as error:
+            if not (even_damaged and is_damage(error)):
+                os.close(store._lock)
                 raise StoreUnusable(f"{path}: {error}") from error
+            store.damage = str(error)
+        except BaseException:
+            os.close(store._lock)
             raise
-        return cls(path, connection, lock)
+        return store
+
+    async def reopen(self, take_up: Callable[[], Awaitable[None]]) -> None:
+        """Open the database anew if it is whole again. Raises StoreUnusable, and sqlite3.Error.
+
+        It is looked at by a reader first, so that a damaged file is left as it is; ``take_up`` is
+        called before anything else is stored.
+        """
+        reader = await asyncio.to_thread(open_reader, self.path)
+        try:
+            looking = asyncio.to_thread(_check_whole, reader)
+            await to_its_end(looking, reader.interrupt)
+        finally:
+            reader.close()
+        await to_its_end(self._begin_anew(take_up))
+
+    async def give_up(self, damage: str) -> None:
+        """Leave a damaged database as it is; nothing runs until it is reopened."""
+        connection, self._connection = self._connection, None
+        self.damage = damage
+        self._wal_pages = 0
+        if connection is not None:
+            await self._close_behind_a_reader(connection)
 
     async def commit(self, batch: Batch, logged_seq: int) -> Committed:
         """Store a batch durably; on any error nothing of it is stored. Raises sqlite3.Error.
 
         ``logged_seq``: up to where the log has told the rows, remembered with the same commit.
         """
-        committed = await self._connection.run(commit, batch, logged_seq)
+        committed = await self.run(commit, batch, logged_seq)
         text_pages = (batch.size - len(batch) * RECORD_OVERHEAD_BYTES) // PAGE_BYTES
         self._wal_pages += PAGES_A_COMMIT + len(batch) // ROWS_A_PAGE + text_pages
         return committed
@@ -146,7 +187,7 @@ class Store:
         if self._wal_pages < CHECKPOINT_PAGES:
             return None
         self._wal_pages = 0
-        return await self._connection.run(checkpoint)
+        return await self.run(checkpoint)
 
     async def run(
         self,
@@ -154,7 +195,9 @@ class Store:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        """Run a function of the connection between two commits."""
+        """Run a function of the connection between two commits. Raises sqlite3.Error."""
+        if self._connection is None:
+            raise sqlite3.DatabaseError(f"the database is damaged: {self.damage}")
         return await self._connection.run(function, *args, **kwargs)
 
     def wrote(self, rows: int) -> None:
@@ -162,23 +205,56 @@ class Store:
         self._wal_pages += PAGES_A_COMMIT + rows // ROWS_A_PAGE
 
     async def close(self, logged_seq: int) -> None:
-        """Close so that readers who may not write can go on reading.
+        """Close so that readers who may not write can go on reading."""
+        connection, self._connection = self._connection, None
+        try:
+            if connection is not None:
+                # Where it fails, the rows are safe in the WAL; lines may be told again.
+                with contextlib.suppress(sqlite3.Error):
+                    await connection.run(_finish, logged_seq)
+                await self._close_behind_a_reader(connection)
+        finally:
+            os.close(self._lock)
 
-        The last connection to close deletes the WAL, and a read-only reader cannot make it anew;
-        so a connection that may not delete it closes last.
+    async def _begin_anew(self, take_up: Callable[[], Awaitable[None]]) -> None:
+        await self._connect()
+        try:
+            await take_up()
+        except BaseException:
+            await self.give_up(self.damage)
+            raise
+        self.damage = ""
+
+    async def _connect(self) -> None:
+        connection = _Connection(partial(_connect, self.path, self._durability), iter_chunk_size=64)
+        try:
+            await connection
+        except BaseException as error:
+            await connection.thread_ended()
+            if isinstance(error, NotOurDatabase | OSError):
+                raise StoreUnusable(f"{self.path}: {error}") from error
+            raise
+        self._connection = connection
+
+    async def _close_behind_a_reader(self, connection: _Connection) -> None:
+        """Close a connection without an end to the WAL.
+
+        The last connection to close copies the WAL and deletes it, and a read-only reader cannot
+        make it anew; so a connection that may do neither closes last.
         """
         reader = None
         try:
-            await self._connection.run(_finish, logged_seq)
-            reader = open_reader(self.path)
-        except sqlite3.Error:
-            # The rows are safe in the WAL; lines that were told may be told again.
-            pass
+            with contextlib.suppress(sqlite3.Error):
+                reader = await asyncio.to_thread(open_reader, self.path)
         finally:
-            await self._connection.close()
+            await connection.close()
             if reader is not None:
                 reader.close()
-            os.close(self._lock)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell a damaged database from one that is only locked, full or out of reach for a while."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
@@ -192,6 +268,13 @@ def open_reader(path: Path) -> sqlite3.Connection:
         reader.close()
         raise
     return reader
+
+
+def _check_whole(reader: sqlite3.Connection) -> None:
+    """Read all of the database. Raises sqlite3.Error when it is damaged."""
+    (found,) = reader.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(str(found))
 
 
 def commit(connection: sqlite3.Connection, batch: Batch, logged_seq: int) -> Committed:
@@ -342,7 +425,7 @@ def _commit(
         # What came out of quarantine stays there when the database refuses its record.
         resolved = [] if refused else batch.resolved
         reports = batch.quarantined if batch.resolved else [*batch.quarantined, *refused]
-        quarantined = insert_quarantined(connection, reports)
+        quarantined = insert_quarantined(connection, reports, repeated=batch.repeated)
         for quarantine_id in resolved:
             connection.execute("DELETE FROM quarantined_report WHERE id = ?", (quarantine_id,))
         connection.execute(
@@ -386,13 +469,14 @@ def _insert_each(
         try:
             inserted = connection.execute(_INSERT_ONE, [seq, *record]).rowcount
         except _POISON as error:
-            refused.append(_refused(record, error))
+            refused.append(quarantine_of(record, f"refused by the database: {error}"))
             continue
         if inserted:
             stored.append((seq, record))
             seq += 1
         elif not connection.execute(_SAME_RECORD, record._asdict()).fetchone():
-            refused.append(_refused(record, "another record has its identity"))
+            why = "refused by the database: another record has its identity"
+            refused.append(quarantine_of(record, why))
     return stored, refused
 
 
@@ -415,19 +499,6 @@ def _restore(
     return stored, refused
 
 
-def _refused(record: CallRecord, error: object) -> QuarantinedReport:
-    payload = record.raw.encode(errors="surrogatepass")
-    return QuarantinedReport(
-        record.received_at,
-        record.pbx,
-        "",
-        record.source,
-        f"refused by the database: {error}",
-        payload[:PAYLOAD_BYTES],
-        len(payload),
-    )
-
-
 def add_quarantined_once(
     connection: sqlite3.Connection, reports: Sequence[QuarantinedReport]
 ) -> int:
@@ -441,15 +512,21 @@ def add_quarantined_once(
 
 
 def insert_quarantined(
-    connection: sqlite3.Connection, reports: Sequence[QuarantinedReport]
+    connection: sqlite3.Connection,
+    reports: Sequence[QuarantinedReport],
+    *,
+    repeated: bool = False,
 ) -> list[tuple[int, QuarantinedReport]]:
     """Insert reports within a transaction, and return them with their ids.
 
-    What comes again, because a file is imported or a portal is read again, is left out.
+    What comes again, because a file is imported or a portal is read again, is left out; so is,
+    when they are ``repeated``, what is there with the same time, peer and bytes.
     """
     quarantined = []
     for report in reports:
-        query = _QUARANTINE_ONCE if report.source in READ_AGAIN else _QUARANTINE
+        query = _QUARANTINE_REPEATED if repeated else _QUARANTINE
+        if report.source in READ_AGAIN:
+            query = _QUARANTINE_ONCE
         inserted = connection.execute(query, report)
         if inserted.rowcount:
             assert inserted.lastrowid is not None
@@ -509,3 +586,9 @@ _QUARANTINE_ONCE: Final = f"""{_QUARANTINE} WHERE NOT EXISTS (
     AND substr(payload, 1, 200) = substr(?6, 1, 200) AND payload = ?6 AND pbx = ?2 AND source = ?4
 )"""  # noqa: S608 - no outside text
 """Of what is read again; the index ``quarantined_once`` holds the size and the first bytes."""
+
+_QUARANTINE_REPEATED: Final = f"""{_QUARANTINE} WHERE NOT EXISTS (
+    SELECT 1 FROM quarantined_report WHERE received_at = ?1 AND pbx = ?2 AND peer = ?3
+    AND source = ?4 AND reason = ?5 AND payload = ?6 AND size = ?7
+)"""  # noqa: S608 - no outside text
+"""Of what a spool brings, which a crash may have us read again; an index holds the time."""

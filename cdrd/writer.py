@@ -3,6 +3,7 @@
 The rule that must stay true: the writer takes all that waits the moment it is free, so a lone call
 is durable within milliseconds and a flood makes its own batches; a line follows its row's commit;
 and a commit that fails is tried again, with reading paused once the bound of what waits is met.
+What a damaged database cannot take goes to the spool, which is as durable, and is not tried again.
 """
 
 import asyncio
@@ -13,11 +14,13 @@ from collections.abc import Callable
 from typing import Final
 
 from cdrd.batch import Batch, Waiting
+from cdrd.call_log import CallLog
 from cdrd.clock import ClockJump, ClockWatch, OffsetJump
 from cdrd.config import BatchTable
 from cdrd.leg_store import Arrival, StoredLegs, store_legs
-from cdrd.log import LineWriter, Logger, log_calls
-from cdrd.store import WAL_LIMIT_BYTES, Checkpoint, Committed, Store
+from cdrd.log import LineWriter, Logger
+from cdrd.spool import Spool
+from cdrd.store import WAL_LIMIT_BYTES, Checkpoint, Committed, Store, is_damage
 from cdrd.stream import Totals
 
 MINUTE: Final = 60.0
@@ -47,9 +50,11 @@ class Writer:
         self._clocks = clocks
         self.grouping = grouping
         self._room_made = room_made
+        self.spool = Spool(store.path)
+        self.calls = CallLog(store, log, lines)
         self._arrived = asyncio.Event()
         self._stopping = False
-        self._wal_told = -MINUTE
+        self._wal_told = self._spool_told = -MINUTE
         self._attempt_began: float | None = None
         self.failing = False
 
@@ -77,7 +82,7 @@ class Writer:
 
     async def commit_beside(self, batch: Batch) -> Committed:
         """Commit what was not received in this run, and tell it; raises sqlite3.Error."""
-        committed = await self._store.commit(batch, self._lines.logged_seq)
+        committed = await self._store_batch(batch)
         self._tell(batch, committed)
         await self._make_room()
         return committed
@@ -119,6 +124,19 @@ class Writer:
                 size=report.size,
             )
 
+    def tell_damage(self) -> None:
+        """Tell that the database is damaged, and what to do."""
+        path, spool = self._store.path, self.spool.path
+        self._log.critical(
+            "database_damaged",
+            error=self._store.damage,
+            spool=str(spool),
+            advice=(
+                f"stop cdrd, replace {path} by a backup or by what sqlite3's .recover makes of it, "
+                f"remove its -wal and -shm, and start: all that is received is kept in {spool}"
+            ),
+        )
+
     @property
     def stalled_seconds(self) -> float:
         """How long the database has taken over one try of a commit; 0 between two.
@@ -138,25 +156,27 @@ class Writer:
                     self._arrived.clear()
 
     async def _commit(self, batch: Batch) -> None:
-        committed = await self._commit_until_stored(batch)
+        committed = await self._keep(batch)
         self._waiting.committed()
         totals = self._totals
-        totals.stored += len(committed.stored)
-        totals.duplicate += committed.duplicates
-        totals.quarantined += len(committed.quarantined)
-        self._tell(batch, committed)
+        if committed is None:
+            totals.spooled += len(batch)
+            self._tell_spooled()
+        else:
+            totals.stored += len(committed.stored)
+            totals.duplicate += committed.duplicates
+            totals.quarantined += len(committed.quarantined)
+            self._tell(batch, committed)
         if self._waiting.roomy:
             self._room_made()
         await self._make_room()
 
     async def _make_room(self) -> None:
-        """Keep the WAL and the lines that wait for the log's reader from growing without bound."""
+        """Keep the WAL from growing without bound."""
         self._tell_wal(await self._checkpoint())
-        if self._lines.full:
-            await asyncio.to_thread(self._lines.wait_until_room)
 
     def _tell(self, batch: Batch, committed: Committed) -> None:
-        log_calls(self._log, self._lines, committed.stored)
+        self.calls.tell(committed.stored)
         for record in batch.mended:
             self._log.warning("report_mended", pbx=record.pbx, call_id=record.call_id, fault="\\_")
         for quarantine_id, report in committed.quarantined:
@@ -194,13 +214,14 @@ class Writer:
                     "pbx_clock_jumped", pbx=pbx, behind=behind, before=before, advice=advice
                 )
 
-    async def _commit_until_stored(self, batch: Batch) -> Committed:
+    async def _keep(self, batch: Batch) -> Committed | None:
+        """Make a batch durable, however long it takes; None where that is in the spool."""
         delay, longest = RETRY_SECONDS
         while True:
             self._attempt_began = time.monotonic()
             try:
-                committed = await self._store.commit(batch, self._lines.logged_seq)
-            except sqlite3.Error as error:
+                committed = await self._store_or_spool(batch)
+            except (sqlite3.Error, OSError) as error:
                 self._attempt_began = None
                 self.failing = True
                 self._log.error(
@@ -214,6 +235,27 @@ class Writer:
                     self.failing = False
                     self._log.info("commit_recovered", waiting=len(self._waiting))
                 return committed
+
+    async def _store_or_spool(self, batch: Batch) -> Committed | None:
+        """Store a batch, or spool it. Raises sqlite3.Error and OSError for what may pass."""
+        if not self._store.damage:
+            try:
+                return await self._store_batch(batch)
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+        await asyncio.to_thread(self.spool.append, batch)
+        return None
+
+    async def _store_batch(self, batch: Batch) -> Committed:
+        """Store a batch; a database that turns out to be damaged is left alone from then on."""
+        try:
+            return await self._store.commit(batch, self._lines.logged_seq)
+        except sqlite3.Error as error:
+            if is_damage(error) and not self._store.damage:
+                await self._store.give_up(str(error))
+                self.tell_damage()
+            raise
 
     async def _checkpoint(self) -> Checkpoint | None:
         try:
@@ -231,3 +273,11 @@ class Writer:
         if now - self._wal_told >= MINUTE:
             self._wal_told = now
             self._log.warning("wal_pinned", bytes=checkpoint.pinned_bytes)
+
+    def _tell_spooled(self) -> None:
+        """Tell, once a minute at most, how much the spool has taken in this run and holds."""
+        now = time.monotonic()
+        if now - self._spool_told >= MINUTE:
+            self._spool_told = now
+            records, size = self._totals.spooled, self.spool.size
+            self._log.warning("records_spooled", records=records, bytes=size)

@@ -227,7 +227,7 @@ class RunningDaemon:
 def assert_accounted(stopped: Line) -> None:
     """Hold the last line of a run to its identity."""
     assert stopped["event"] == "stopped", stopped
-    parts = ("stored", "duplicate", "quarantined", "passed_over")
+    parts = ("stored", "duplicate", "quarantined", "passed_over", "spooled")
     assert stopped["received"] == sum(stopped[part] for part in parts), stopped
 
 

@@ -15,12 +15,13 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from cdrd.background import to_its_end
 from cdrd.batch import Waiting
 from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
 from cdrd.fetch import DAY
 from cdrd.gap_watch import Pace
-from cdrd.gaps import Asked, GapFollower, Gaps, HistoryApi, _to_its_end
+from cdrd.gaps import Asked, GapFollower, Gaps, HistoryApi
 from cdrd.log import LineWriter, make_logger
 from cdrd.pbx_api import LoginRefused, NotOffered, Unreachable
 from cdrd.sender import Sender
@@ -229,6 +230,19 @@ async def test_a_later_start_asks_from_a_day_before_nothing_was_missing(bench: B
     assert windows[0] == (at(NOON - 4 * DAY), at(NOON - 3 * DAY))
     assert windows[-1] == (at(NOON - DAY), at(NOON + DAY))
     assert filled["since"] == "2024-02-26T12:00:00Z"
+
+
+@pytest.mark.asyncio
+async def test_a_clock_that_was_once_ahead_hides_no_later_gap(bench: Bench) -> None:
+    await bench.store.run(set_complete_until, "hq", NOON + 365 * DAY)
+    async with bench.following(CsvPbx("")):
+        await bench.logged("gap_filled")
+    bench.clock.now += 10 * DAY
+    pbx = CsvPbx("")
+    async with bench.following(pbx):
+        await bench.logged("gap_filled")
+    start, _ = pbx.asked.get_nowait()
+    assert start == at(NOON - DAY)
 
 
 @pytest.mark.asyncio
@@ -499,7 +513,7 @@ async def test_a_commit_that_has_begun_is_told_though_the_follower_is_stopped() 
         await may_end.wait()
         told.append("call_released")
 
-    keeping = asyncio.create_task(_to_its_end(commit_and_tell()))
+    keeping = asyncio.create_task(to_its_end(commit_and_tell()))
     await begun.wait()
     keeping.cancel()
     may_end.set()

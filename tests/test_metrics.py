@@ -1,14 +1,21 @@
 """The figures are those of the rows, and health tells what is true just now."""
 
+import re
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
+import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cdrd.metrics import MetricsServer, State
 from cdrd.simulate.reports import new_cdr, other_event
+from cdrd.stream import Totals
 from tests.running import DEADLINE_SECONDS, HQ, RunningDaemon, cdrd, connect, send, write_config
 from tests.test_serve import held_lock
 
@@ -81,6 +88,36 @@ def test_who_asks_for_openmetrics_gets_it(daemon: RunningDaemon) -> None:
         assert answer.read().endswith(b"# EOF\n")
 
 
+@pytest.mark.asyncio
+async def test_what_the_loop_changes_is_read_by_the_loop_alone(tmp_path: Path) -> None:
+    read_by: set[int] = set()
+
+    def connections() -> dict[str, int]:
+        read_by.add(threading.get_ident())
+        return {}
+
+    state = State(
+        totals=Totals(),
+        waiting=lambda: 0,
+        connections=connections,
+        held=dict,
+        refused=lambda: 0,
+        last_call=dict,
+        silent=dict,
+        database=tmp_path / "cdr.sqlite3",
+        sick=str,
+        busy=str,
+    )
+    server = MetricsServer(state)
+    try:
+        url = f"http://{await server.open('127.0.0.1:0')}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            assert answer.status == 200
+    finally:
+        await server.close()
+    assert read_by == {threading.get_ident()}
+
+
 def test_health_and_readiness_are_told_apart(daemon: RunningDaemon) -> None:
     assert ask(daemon, "healthz") == (200, "ok\n")
     assert ask(daemon, "readyz") == (200, "ok\n")
@@ -100,3 +137,32 @@ def test_an_address_that_cannot_be_had_is_a_sentence(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "192.0.2.1" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+# What is shipped for Prometheus and Grafana
+
+SYSTEMD = Path(__file__).parent.parent / "systemd"
+METRIC = re.compile(r"\bcdrd_\w+")
+
+
+def asked_for() -> dict[str, set[str]]:
+    """The metrics that each shipped file asks for."""
+    names = ("prometheus-rules.yml", "grafana-dashboard.json")
+    return {name: set(METRIC.findall((SYSTEMD / name).read_text())) for name in names}
+
+
+def test_the_shipped_alerts_and_panels_ask_for_what_is_there(daemon: RunningDaemon) -> None:
+    send(daemon.port, new_cdr(1, started=int(time.time())), other_event(1, "2.0.0"))
+    daemon.wait_for_calls(1)
+    _, text = ask(daemon, "metrics")
+    there = set(METRIC.findall(text)) | {"cdrd_pbx_connected"}  # of PBXs that we connect to
+    for name, metrics in asked_for().items():
+        assert metrics, name
+        assert metrics <= there, (name, metrics - there)
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    dashboard = orjson.loads((SYSTEMD / "grafana-dashboard.json").read_bytes())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels) > 0
+    assert all(target["expr"] for panel in panels for target in panel["targets"])

@@ -95,7 +95,7 @@ class Outcome:
     @property
     def is_accounted(self) -> bool:
         """Whether the identity of ``stopped`` holds."""
-        parts = ("stored", "duplicate", "quarantined", "passed_over")
+        parts = ("stored", "duplicate", "quarantined", "passed_over", "spooled")
         received = self.stopped.get("received")
         return received is not None and received == sum(self.stopped[part] for part in parts)
 
@@ -366,7 +366,7 @@ def _totals(outcome: Outcome) -> str:
     """Spell the identity of the line ``stopped``."""
     if not outcome.stopped:
         return "stopped: the daemon ended without that line"
-    parts = ("stored", "duplicate", "quarantined", "passed_over")
+    parts = ("stored", "duplicate", "quarantined", "passed_over", "spooled")
     told = " + ".join(f"{outcome.stopped[part]} {part}" for part in parts)
     equals = "=" if outcome.is_accounted else "is not"
     return f"stopped: {outcome.stopped['received']} received {equals} {told}"

@@ -1,0 +1,73 @@
+"""Turns committed rows into their log lines: at once, or from the database when the log is behind.
+
+The rule that must stay true: every row gets its line, and nobody waits for whoever reads the log.
+Rows whose lines would not fit in memory are read again once there is room for them.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from cdrd.log import LineWriter, Logger, log_calls, number_rule
+from cdrd.record import CallRecord
+from cdrd.store import Store, read_progress, read_records
+
+PAGE_ROWS: Final = 1000
+RETRY_SECONDS: Final = 1.0
+
+
+class CallLog:
+    """The lines of all rows, in the order of ``seq``."""
+
+    def __init__(self, store: Store, log: Logger, lines: LineWriter) -> None:
+        self._store = store
+        self._log = log
+        self._lines = lines
+        self._told = lines.logged_seq  # up to here all rows are handed to ``lines``
+        self._behind = asyncio.Event()
+
+    async def take_up(self, numbers: str) -> None:
+        """Go on where the database says that its log has ended. Raises sqlite3.Error.
+
+        ``numbers``: how subscriber numbers appear. Returns with what has room told.
+        """
+        progress = await self._store.run(read_progress)
+        self._lines.begin_anew(progress.logged_seq)
+        self._lines.number_rule = number_rule(numbers, progress.number_key)
+        self._told = progress.logged_seq
+        self._behind.set()
+        await self._catch_up()
+
+    def tell(self, stored: Sequence[tuple[int, CallRecord]]) -> None:
+        """Tell the new rows of a commit, now or later."""
+        if self._lines.full:
+            self._behind.set()
+        if self._behind.is_set():  # an import may have filled a place before what is told
+            stored = [row for row in stored if row[0] <= self._told]
+        if stored:
+            self._told = max(self._told, stored[-1][0])
+            log_calls(self._log, self._lines, stored)
+
+    async def run(self) -> None:
+        """Catch up whenever the log is behind, until the daemon stops."""
+        while True:
+            await self._behind.wait()
+            await asyncio.to_thread(self._lines.wait_until_room)
+            if self._lines.released:
+                return  # what is not told by now is told on the next start
+            try:
+                await self._catch_up()
+            except sqlite3.Error:
+                await asyncio.sleep(RETRY_SECONDS)  # a damaged database tells of itself
+
+    async def _catch_up(self) -> None:
+        """Tell what the database has behind what is told, as far as there is room."""
+        while not (self._lines.full or self._lines.released):
+            rows = await self._store.run(read_records, self._told, PAGE_ROWS)
+            if not rows:
+                # What is committed from here on is told by its commit: that has not returned yet.
+                self._behind.clear()
+                return
+            self._told = rows[-1][0]
+            log_calls(self._log, self._lines, rows)

@@ -1,0 +1,217 @@
+"""A daemon whose database is damaged, or on a full disk: what it was given is stored in the end."""
+
+import contextlib
+import http.client
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdrd.batch import Batch, QuarantinedReport
+from cdrd.spool import Spool
+from tests.damage import damage, drop_wal, put_back
+from tests.example import call
+from tests.running import (
+    DEADLINE_SECONDS,
+    RunningDaemon,
+    assert_accounted,
+    assert_each_row_is_logged,
+    cdrd,
+    count,
+    rows,
+    send,
+)
+from tests.test_http_listen import BAD, TABLES, http_port, post
+from tests.test_http_listen import call as posted
+from tests.test_serve import calls
+
+DISK = "4m"
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Path:
+    """A database with 500 calls, at rest, and its backup."""
+    with RunningDaemon(tmp_path) as daemon:
+        send(daemon.port, calls(*range(500)))
+        assert daemon.stop()[0] == 0
+    copy = tmp_path / "backup.sqlite3"
+    assert cdrd("backup", "--db", daemon.database, copy).returncode == 0
+    drop_wal(daemon.database)
+    return copy
+
+
+def test_calls_that_a_damaged_database_cannot_take_are_rows_after_a_backup_was_put_back(
+    tmp_path: Path, backup: Path
+) -> None:
+    with RunningDaemon(tmp_path, TABLES) as daemon:
+        port = http_port(daemon)
+        left = damage(daemon.database)
+        send(daemon.port, calls(*range(500, 600)))
+        alarm = daemon.wait_for("database_damaged")
+        assert alarm["level"] == "critical"
+        daemon.wait_for("records_spooled")
+        assert post(port, posted(600))[0] == 200, "it is durable"
+        assert post(port, BAD)[0] == 200
+        status, stopped = daemon.stop()
+        assert not daemon.found("commit_failed")
+    assert (status, stopped["spooled"], stopped["received"]) == (0, 102, 102)
+    assert_accounted(stopped)
+    assert daemon.database.read_bytes() == left, "it is left as it is"
+    assert str(daemon.database) in alarm["advice"]
+
+    put_back(backup, daemon.database)
+    with RunningDaemon(tmp_path, TABLES) as daemon:
+        drained = daemon.wait_for("spool_drained")
+        assert (drained["stored"], drained["quarantined"], drained["damaged"]) == (101, 1, 0)
+        lines = daemon.wait_for_calls(101)
+        status, stopped = daemon.stop()
+    assert (status, stopped["received"], stopped["spooled"]) == (0, 0, 0)
+    assert (count(daemon.database), count(daemon.database, "quarantine")) == (601, 1)
+    assert len({row["call_id"] for row in rows(daemon.database)}) == 601
+    assert {line["seq"] for line in lines} == set(range(501, 602))
+    assert not Spool(daemon.database).path.exists()
+
+
+@pytest.mark.parametrize("head", [b"", b"SQLite format 3\0"])
+def test_a_daemon_starts_and_keeps_everything_beside_a_database_that_it_cannot_open(
+    tmp_path: Path, head: bytes
+) -> None:
+    database = tmp_path / "cdr.sqlite3"
+    garbage = head + b"\xff" * 100_000
+    database.write_bytes(garbage)
+    with RunningDaemon(tmp_path, TABLES) as daemon:
+        daemon.wait_for("database_damaged")
+        assert post(http_port(daemon), posted(1))[0] == 200
+        send(daemon.port, calls(2, 3))
+        status, stopped = daemon.stop()
+    assert (status, stopped["spooled"]) == (0, 3)
+    assert_accounted(stopped)
+    assert database.read_bytes() == garbage
+    drop_wal(database)
+    database.unlink()
+    with RunningDaemon(tmp_path) as daemon:
+        daemon.wait_for("spool_drained", stored=3)
+        logged = daemon.wait_for_calls(3)
+        daemon.stop()
+    assert_each_row_is_logged(database, logged)
+
+
+def test_what_was_answered_200_outlasts_a_kill_while_it_is_spooled(
+    tmp_path: Path, backup: Path
+) -> None:
+    """Several posters, so that batches are large; the kill comes in the middle of them all."""
+    answered: list[int] = []
+    enough = threading.Event()
+
+    def post_on(port: int, numbers: range) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            for number in numbers:
+                status, _, _ = post(port, posted(number))
+                assert status == 200
+                answered.append(number)
+                if len(answered) == 100:
+                    enough.set()
+
+    with RunningDaemon(tmp_path, TABLES) as daemon:
+        port = http_port(daemon)
+        damage(daemon.database)
+        posters = [
+            threading.Thread(target=post_on, args=(port, range(start, start + 10_000)))
+            for start in (10_000, 20_000, 30_000, 40_000)
+        ]
+        for poster in posters:
+            poster.start()
+        assert enough.wait(DEADLINE_SECONDS)
+        daemon.kill()
+        for poster in posters:
+            poster.join(DEADLINE_SECONDS)
+    put_back(backup, daemon.database)
+    with RunningDaemon(tmp_path) as daemon:
+        drained = daemon.wait_for("spool_drained")
+        daemon.stop()
+    assert drained["duplicate"] == 0
+    stored = {row["raw"] for row in rows(daemon.database)}
+    assert len(stored) == count(daemon.database) == 500 + drained["stored"]
+    assert {posted(number).decode() for number in answered} <= stored
+
+
+def test_a_kill_while_the_spool_is_drained_neither_loses_nor_doubles_anything(
+    tmp_path: Path,
+) -> None:
+    number = 20_000
+    spool = Spool(tmp_path / "cdr.sqlite3")
+    for start in range(0, number, 1000):
+        batch = Batch()
+        batch.add(*map(call, range(start, start + 1000)))
+        report = b"{%d" % start
+        batch.add_quarantined(
+            QuarantinedReport("2017-09-14T01:30:45.123Z", "hq", "", "tcp", "why", report, 9)
+        )
+        spool.append(batch)
+    told = []
+    for calls_before_the_kill in (1, 8000):
+        with RunningDaemon(tmp_path) as daemon:
+            daemon.wait_for_calls(calls_before_the_kill)
+            daemon.kill()
+            told += daemon.found("call_released")
+        assert spool.path.exists(), "it goes when all of it is stored"
+    with RunningDaemon(tmp_path) as daemon:
+        daemon.wait_for("spool_drained")
+        daemon.stop()
+        told += daemon.found("call_released")
+    assert (count(daemon.database), count(daemon.database, "quarantine")) == (number, 20)
+    assert_each_row_is_logged(daemon.database, told)
+    assert not spool.path.exists()
+
+
+# A full disk
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A small file system in a mount namespace of its own: its place from outside, and a way in."""
+    mount = f"mount -t tmpfs -o size={DISK} none {directory} && echo made; exec cat"
+    command = ["unshare", "--mount", "--", "sh", "-c", mount]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == "made\n", "unshare --mount needs root"
+        inside = ["nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt"]
+        yield Path(f"/proc/{keeper.pid}/root{directory}"), inside
+        keeper.kill()
+
+
+def test_a_full_disk_is_waited_for_and_loses_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as (disk, inside):
+        with RunningDaemon(disk, inside=inside) as daemon:
+            send(daemon.port, calls(*range(10)))
+            daemon.wait_for_calls(10)
+            filler = disk / "filler"
+            fill(filler)
+            send(daemon.port, calls(*range(10, 600)))
+            failed = daemon.wait_for("commit_failed")
+            assert "full" in failed["error"]
+            daemon.wait_for("commit_failed", times=3)
+            assert not Spool(disk / "cdr.sqlite3").size, "a full disk is no damage"
+            filler.unlink()
+            daemon.wait_for("commit_recovered")
+            logged = daemon.wait_for_calls(600)
+            status, stopped = daemon.stop()
+        copy = tmp_path / "copied"
+        copy.mkdir()
+        for file in disk.glob("cdr.sqlite3*"):
+            shutil.copyfile(file, copy / file.name)
+    assert (status, stopped["stored"], stopped["spooled"]) == (0, 600, 0)
+    assert_accounted(stopped)
+    assert_each_row_is_logged(copy / "cdr.sqlite3", logged)
+
+
+def fill(file: Path) -> None:
+    """Take all the room that the disk has left."""
+    with file.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(b"\0" * 4096)
