@@ -361,6 +361,15 @@ def secret_path(name: str, config_path: Path, environment: Mapping[str, str] = o
     return credential if credential.exists() else beside
 
 
+def credentials_are_closed(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether systemd has credentials that are not for this process to read.
+
+    So it is for the commands of ExecReload (systemd 252): the service alone may.
+    """
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    return bool(directory) and not os.access(str(directory), os.X_OK)
+
+
 def read_secret(name: str, config_path: Path, environment: Mapping[str, str] = os.environ) -> str:
     """Read a secret's file: its text without the line break at its end.
 

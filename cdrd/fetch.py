@@ -7,10 +7,9 @@ that a row and the report of the same call meet; and a row that is none costs it
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
-from itertools import product
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -37,8 +36,12 @@ _NAMED: Final = re.compile(r"[^<]*<([^<>]+)>\s*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _QUARTER: Final = timedelta(minutes=15)
 _NONE: Final = timedelta()
+_FARTHEST: Final = timedelta(seconds=MAX_UTC_OFFSET)
 _DATES: Final = ("%Y-%m-%d", "%Y/%m/%d", "%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d.%m.%Y")
-_CLOCKS: Final = ("%H:%M:%S", "%I:%M:%S %p")
+DISPLAY_FORMATS: Final = tuple(
+    f"{date} {clock}" for date in _DATES for clock in ("%H:%M:%S", "%I:%M:%S %p")
+)
+"""How a P-Series PBX may be set to show times; the vendor's pages print examples only."""
 
 
 class NotAHistory(ValueError):
@@ -152,25 +155,29 @@ def as_pushed(row: dict[str, Any]) -> dict[str, Any]:
     for key in ("call_from", "call_to"):
         if isinstance(value := row.get(key), str) and (named := _NAMED.fullmatch(value)):
             pushed[key] = named[1]
-    if (local := _displayed(row.get("time"), row.get("timestamp"))) is not None:
-        pushed["time"] = f"{local}"
+    if (instant := _epoch_time(row.get("timestamp"))) is not None:
+        for _, local in readings(row):
+            if (local - instant) % _QUARTER == _NONE:
+                pushed["time"] = f"{local}"
     return pushed
 
 
-def _displayed(time: object, timestamp: object) -> datetime | None:
-    """Read a local time in whichever display format makes it the call's instant (UTC epoch)."""
+def readings(row: Mapping[str, Any]) -> Iterator[tuple[str, datetime]]:
+    """Read a row's local time in each display format in which it can be what its timestamp says.
+
+    Without a timestamp (UTC epoch), in each that it can be in.
+    """
+    time, instant = str(row.get("time")).strip(), _epoch_time(row.get("timestamp"))
+    for known in DISPLAY_FORMATS:
+        with suppress(ValueError):
+            local = datetime.strptime(time, known)  # noqa: DTZ007 - a PBX's local time
+            if instant is None or abs(local - instant) <= _FARTHEST:
+                yield known, local
+
+
+def _epoch_time(timestamp: object) -> datetime | None:
+    """Read a UTC epoch; None for what is none."""
     try:
-        instant = (_EPOCH + timedelta(seconds=int(str(timestamp)))).replace(tzinfo=None)
+        return (_EPOCH + timedelta(seconds=int(str(timestamp)))).replace(tzinfo=None)
     except (ValueError, OverflowError):
         return None
-    for local in _readings(str(time).strip()):
-        offset = local - instant
-        if offset % _QUARTER == _NONE and abs(offset) <= timedelta(seconds=MAX_UTC_OFFSET):
-            return local
-    return None
-
-
-def _readings(time: str) -> Iterator[datetime]:
-    for date, clock in product(_DATES, _CLOCKS):
-        with suppress(ValueError):
-            yield datetime.strptime(time, f"{date} {clock}")  # noqa: DTZ007 - a PBX's local time

@@ -44,7 +44,10 @@ def read_header(line: bytes) -> Header | None:
     """Read a history's first line; None where it is none."""
     text = line.decode(errors="replace").removeprefix(BOM)
     for delimiter in DELIMITERS:
-        keys = _keys(next(csv.reader([text], delimiter=delimiter), []))
+        try:
+            keys = _keys(next(csv.reader([text], delimiter=delimiter), []))
+        except csv.Error:  # such as a carriage return within it
+            return None
         known = tuple(key.lower() if key.lower() in SPELLINGS else key for key in keys)
         if {SPELLINGS.get(key, "") for key in known} >= NEEDED:
             return Header(keys, known, delimiter)

@@ -472,6 +472,8 @@ class HttpConnection(asyncio.Protocol):
         Without room it is dropped: it is not answered, so the PBX sends it again.
         """
         if self._intake.waiting.full:
+            if self._state is _State.HELD:
+                self._tell_gap()
             return
         rest: Event | None = None
         if self._state is _State.HELD:
@@ -481,6 +483,12 @@ class HttpConnection(asyncio.Protocol):
             rest = self._reader.next_event()
         if isinstance(rest, Request) and rest.body and not self._refusal_of(rest):
             self._take_custody(rest.body)
+
+    def _tell_gap(self) -> None:
+        """Have the PBX asked for its history: how often it sends a report again is not known."""
+        for pbx in self.admitted.origin.names:
+            self._intake.gaps.broke(pbx)
+            self._intake.gaps.mended(pbx)
 
 
 def _answer(connections: Iterable[HttpConnection]) -> None:

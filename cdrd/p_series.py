@@ -8,12 +8,14 @@ names a ``User-Agent``, and a failure is an ``errcode`` in the answer.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterable, Mapping
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import aiohttp
 
+from cdrd.fetch import readings
 from cdrd.pbx_api import (
     MIB,
     Account,
@@ -31,24 +33,11 @@ PAGE_ROWS: Final = 1000
 SAMPLE_ROWS: Final = 100
 MESSAGE_BYTES: Final = 16 * MIB
 
+MAX_QUOTED: Final = 200
+"""So many characters of what a PBX says are quoted."""
+
 _EXPIRED: Final = 10004
 _BLOCKED: Final = 70004
-_OFFSETS: Final = 14 * 3600
-"""How many seconds a PBX's clock may be from UTC."""
-
-_DAYS: Final = (
-    "%Y-%m-%d",
-    "%Y/%m/%d",
-    "%m/%d/%Y",
-    "%d/%m/%Y",
-    "%m-%d-%Y",
-    "%d-%m-%Y",
-    "%d.%m.%Y",
-)
-DISPLAY_FORMATS: Final = tuple(
-    f"{day} {time}" for day in _DAYS for time in ("%H:%M:%S", "%I:%M:%S %p")
-)
-"""How a PBX may be set to show times; the vendor's pages print examples only."""
 
 
 class PSeriesApi:
@@ -161,7 +150,7 @@ class PSeriesApi:
             )
             if self._keep(answer):
                 return
-            code = _errcode(answer)
+            code = errcode_of(answer)
             if code == _BLOCKED:
                 raise LoginRefused(
                     f"{self.base} has blocked our address: mend username (the client id) or"
@@ -169,13 +158,14 @@ class PSeriesApi:
                 )
             # No page lists what a wrong secret gives, so any error is taken for that.
             raise LoginRefused(
-                f"{self.base} refused the login{_told(answer)}: check username (the client id) and"
-                " password_file (the client secret); the PBX blocks us at the fifth refusal"
+                f"{self.base} refused the login with {spell_error(answer)}: check username (the"
+                " client id) and password_file (the client secret); the PBX blocks us at the fifth"
+                " refusal"
             )
 
     def _keep(self, answer: Mapping[str, Any]) -> bool:
         token, refresh_token = answer.get("access_token"), answer.get("refresh_token")
-        if _errcode(answer) or not (isinstance(token, str) and token):
+        if errcode_of(answer) or not (isinstance(token, str) and token):
             return False
         self._token = token
         self._refresh_token = refresh_token if isinstance(refresh_token, str) else ""
@@ -199,42 +189,33 @@ class PSeriesApi:
     async def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         token = await self.login()
         answer = await self._web.exchange("GET", f"{API}/{path}", {**query, "access_token": token})
-        if _errcode(answer) == _EXPIRED:
+        if errcode_of(answer) == _EXPIRED:
             token = await self._other_token(token)
             answer = await self._web.exchange(
                 "GET", f"{API}/{path}", {**query, "access_token": token}
             )
-        if _errcode(answer):
+        if errcode_of(answer):
             raise Unreachable(
-                f"{self.base} refused a request{_told(answer)}: check that the PBX's API may read"
-                " its call records"
+                f"{self.base} refused a request with {spell_error(answer)}: check that the PBX's"
+                " API may read its call records"
             )
         return answer
 
 
-def display_formats(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the formats in which the rows' times can be what their timestamps say (UTC epoch).
+def display_formats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the formats that the times of most rows can be in; a bad row hides no history.
 
-    Raises Unreachable where there is none.
+    Raises Unreachable where none fits any.
     """
-    formats = list(DISPLAY_FORMATS)
-    for row in rows:
-        formats = [known for known in formats if _fits(known, row)]
-        if not formats:
-            raise Unreachable(
-                f"the PBX shows a time as {row.get('time')!r}, a format that is not known here: set"
-                " another one on the PBX, such as Year-Month-Day with 24 hours"
-            )
-    return formats
-
-
-def _fits(display_format: str, row: Mapping[str, Any]) -> bool:
-    try:
-        told = datetime.strptime(str(row.get("time")), display_format).replace(tzinfo=UTC)
-        timestamp = int(row.get("timestamp", told.timestamp()))
-    except (TypeError, ValueError):
-        return False
-    return abs(told.timestamp() - timestamp) <= _OFFSETS
+    fits = Counter(known for row in rows for known, _ in readings(row))
+    if not fits:
+        shown = str(rows[0].get("time"))[:MAX_QUOTED]
+        raise Unreachable(
+            f"the PBX shows a time as {shown!r}, a format that is not known here: set another one"
+            " on the PBX, such as Year-Month-Day with 24 hours"
+        )
+    most = max(fits.values())
+    return [known for known, rows_fitted in fits.items() if rows_fitted == most]
 
 
 def _rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -243,7 +224,7 @@ def _rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def _errcode(answer: Mapping[str, Any]) -> int:
+def errcode_of(answer: Mapping[str, Any]) -> int:
     """Return the error that an answer tells, 0 for a success."""
     try:
         return int(answer.get("errcode", 0))
@@ -251,6 +232,7 @@ def _errcode(answer: Mapping[str, Any]) -> int:
         return -1
 
 
-def _told(answer: Mapping[str, Any]) -> str:
-    said = str(answer.get("errmsg", "")).strip()[:200]
-    return f" with errcode {_errcode(answer)}{f' ({said})' if said else ''}"
+def spell_error(answer: Mapping[str, Any]) -> str:
+    """Spell the error that an answer tells, in the PBX's words too."""
+    said = str(answer.get("errmsg", "")).strip()[:MAX_QUOTED]
+    return f"errcode {errcode_of(answer)}{f' ({said})' if said else ''}"

@@ -34,6 +34,10 @@ class Unreachable(Exception):
     """A PBX's API gives no answer that can be used; the text says why, and what to do."""
 
 
+class Denied(Unreachable):
+    """A PBX answers with an HTTP status that denies us what we ask; a login is refused with it."""
+
+
 class LoginRefused(Exception):
     """A PBX refused user or password, or has locked the account: it counts for the guard."""
 
@@ -93,7 +97,10 @@ class LoginGuard:
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
-        """Wait for our turn to log in; a LoginRefused that is raised within is counted."""
+        """Wait for our turn to log in; a LoginRefused that is raised within is counted.
+
+        So is a Denied, which is raised on as one.
+        """
         async with self._turn:
             await self.wait()
             try:
@@ -101,6 +108,9 @@ class LoginGuard:
             except LoginRefused:
                 await self.refused()
                 raise
+            except Denied as error:
+                await self.refused()
+                raise LoginRefused(f"{error}, and username and password_file") from error
 
     def refused_elsewhere(self, now: float) -> None:
         """Count a refusal that another program of ours met, and has remembered."""

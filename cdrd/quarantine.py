@@ -7,14 +7,23 @@ that it holds, or when someone drops it by its number.
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from cdrd.batch import Batch, QuarantinedReport, Waiting
 from cdrd.record import MAX_INTEGER
 from cdrd.schema import transaction
 from cdrd.sender import Origin, Sender
+from cdrd.store import HISTORY, IMPORT, PORTAL
 from cdrd.stream import ReportStream, Totals
 
 Kept = tuple[int, QuarantinedReport]
+
+_COME_AGAIN: Final = {
+    HISTORY: "a row of a PBX's history: cdrd fetch asks for its time again; then drop this",
+    PORTAL: "a row of a portal: cdrd import conferences takes it from an export; then drop this",
+    IMPORT: "mend it in its file and import that again; then drop this",
+}
+"""What to do about what is no report of a PBX, or need not be: only its file has the first line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,9 @@ def retry(kept: Iterable[Kept], senders: Sequence[Sender], max_report_bytes: int
     for quarantine_id, report in kept:
         reason, batch = _decode(report, senders, max_report_bytes)
         if reason:
-            retried.staying.append((quarantine_id, reason))
+            advice = _COME_AGAIN.get(report.source)
+            told = f"{report.reason}: {advice}" if advice else reason
+            retried.staying.append((quarantine_id, told))
             continue
         for record in batch.records:
             retried.batch.add(record)

@@ -152,12 +152,14 @@ class SSeriesApi:
             "username": self.account.username,
             # The vendor's choice.
             "password": hashlib.md5(password, usedforsecurity=False).hexdigest(),
-            "version": _FORMATS.get(version, version),
             **self._announcement(version),
         }
 
     def _announcement(self, version: str = "") -> dict[str, str]:
-        """Say where to post to, and in which format: without it, it would be the oldest."""
+        """Say where to post to, and in which format: without it, it would be the oldest.
+
+        Who wants no posts says nothing of them: they are to go on to who has registered.
+        """
         if self._announced is None:
             return {}
         version = version or self.version
@@ -256,7 +258,7 @@ class SSeriesApi:
 
 def _errno(answer: Mapping[str, Any]) -> str:
     """Return the error that an answer tells, or an empty text for a success."""
-    errno = str(answer.get("errno", "")).strip()
+    errno = str(answer.get("errno", "")).strip()[:32]  # it is quoted
     if str(answer.get("status", "")).strip().lower() == "success":
         return ""
     return errno or "none"

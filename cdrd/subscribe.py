@@ -19,7 +19,7 @@ from cdrd.address import format_address
 from cdrd.intake import Intake, unread_in
 from cdrd.log import Logger
 from cdrd.login import MINUTES, BackOff
-from cdrd.p_series import PSeriesApi
+from cdrd.p_series import PSeriesApi, errcode_of, spell_error
 from cdrd.pbx_api import Unreachable, keep_holding
 from cdrd.record import utc_milliseconds
 from cdrd.sender import Origin, Sender
@@ -196,8 +196,8 @@ class _Connection:
         if message.strip() == HEARTBEAT_ANSWER:
             return ""
         answer = _subscribe_answer(message)
-        if answer is not None and answer.get("errcode") != 0:
-            return f"errcode {answer['errcode']} ({answer.get('errmsg')})"
+        if answer is not None and errcode_of(answer):
+            return spell_error(answer)
         if not self.subscribed:  # an event before the answer tells the same
             self.subscribed = True
             self._begun(self.peer)

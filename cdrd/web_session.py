@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from cdrd.pbx_api import MIB, Limits, NotOffered, Trust, Unreachable, client_context
+from cdrd.pbx_api import MIB, Denied, Limits, NotOffered, Trust, Unreachable, client_context
 
 JSON: Final = "application/json; charset=utf-8"
 CLOSE_SECONDS: Final = 1.0
@@ -105,8 +105,21 @@ class WebSession:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(headers=self._headers)
+            trace = aiohttp.TraceConfig()
+            trace.on_request_redirect.append(self._refuse_redirect)
+            self._session = aiohttp.ClientSession(headers=self._headers, trace_configs=[trace])
         return self._session
+
+    async def _refuse_redirect(
+        self, _session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams
+    ) -> None:
+        """Go nowhere else, a WebSocket neither: a secret goes to whom it was meant for."""
+        redirect.response.close()
+        target = urlsplit(redirect.response.headers.get("Location", ""))
+        raise Unreachable(
+            f"{self.base} sends us on to {target.scheme}://{target.netloc}: where that is the PBX,"
+            " give it as the address"
+        )
 
     def _url(self, path: str, query: Mapping[str, str] | None) -> URL:
         # A blank as %20: who knows what reads it there, and "+" is a blank to some only.
@@ -132,15 +145,8 @@ class WebSession:
                 headers=None if body is None else {"Content-Type": JSON},
                 timeout=limit,
                 ssl=self._checked_by(),
-                allow_redirects=False,  # a secret goes to whom it was meant for
             ) as answer,
         ):
-            if answer.status // 100 == 3:
-                target = urlsplit(answer.headers.get("Location", ""))
-                raise Unreachable(
-                    f"{self.base} sends us on to {target.scheme}://{target.netloc}: where that is"
-                    " the PBX, give it as the address"
-                )
             yield answer
 
     def _checked_by(self) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
@@ -166,7 +172,8 @@ class WebSession:
             raise Unreachable(await self._distrusted(error.certificate_error)) from error
         except TimeoutError as error:
             raise self._unreachable("no answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # ValueError: the PBX sends us on to what is no URL.
             raise self._unreachable(_why(error)) from error
 
     def _unreachable(self, why: str) -> Unreachable:
@@ -220,13 +227,17 @@ def _check_status(base: str, status: int) -> None:
     if status == HTTPStatus.NOT_FOUND:
         raise NotOffered(f"{base} has no such API: check the address and the PBX's firmware")
     if status != HTTPStatus.OK:
-        raise Unreachable(
+        denied = status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+        raise (Denied if denied else Unreachable)(
             f"{base} answers with HTTP status {status}: check the address, and whether the PBX's"
             " API is switched on"
         )
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientResponseError):
+        # Of what is no HTTP; its own text has the URL, and a token is in that.
+        return error.message.partition("\n")[0].rstrip(":")
     cause = getattr(error, "os_error", error)  # without the library's words around it
     if (
         isinstance(cause, OSError)

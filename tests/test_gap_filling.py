@@ -19,6 +19,7 @@ from tests.running import (
     RunningDaemon,
     assert_accounted,
     assert_each_row_is_logged,
+    cdrd,
     count,
     rows,
     send,
@@ -132,6 +133,28 @@ def test_what_is_never_pushed_is_found_by_the_fetch_of_an_interval(
         _, stopped = daemon.stop()
     assert len(fetched) >= CALLS // 3
     assert_accounted(stopped)
+
+
+@pytest.mark.parametrize("who", ["fetch", "check", "the daemon"])
+def test_who_logs_in_for_something_else_leaves_the_posts_to_the_daemon(
+    tmp_path: Path, who: str
+) -> None:
+    with SimulatedPbx("--rate", "50", kind="http") as pbx:
+        settings = tables(tmp_path, pbx, "http")
+        if who == "the daemon":  # by another name, so that it takes a login of its own
+            settings = settings.replace('url = "http://127.0.0.1', 'url = "http://localhost')
+        with running(tmp_path, settings) as daemon:
+            daemon.wait_for("call_released", source="http")
+            match who:
+                case "fetch":
+                    ever = ("--from", "2000-01-01", "--to", "2000-01-02")
+                    assert cdrd("fetch", "-c", daemon.config, *ever).returncode == 0
+                case "check":
+                    assert cdrd("check", "--connect", "-c", daemon.config).returncode == 0
+                case _:
+                    daemon.wait_for("gap_filled")
+            posted = len(daemon.found("call_released", source="http"))
+            daemon.wait_for("call_released", source="http", times=posted + 50)
 
 
 def test_each_connection_of_a_pbx_that_connects_to_us_ends_a_gap(tmp_path: Path) -> None:

@@ -119,7 +119,15 @@ def test_a_history_is_read_however_it_is_spelled(text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"a,b", b"callid", b"timestart;callfrom", b'{"callid":"1","timestart":"2"}']
+    "line",
+    [
+        b"",
+        b"a,b",
+        b"callid",
+        b"timestart;callfrom",
+        b'{"callid":"1","timestart":"2"}',
+        b"callid,timestart\r1,2",
+    ],
 )
 def test_a_line_without_id_and_start_is_no_header(line: bytes) -> None:
     assert read_header(line) is None

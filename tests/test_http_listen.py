@@ -35,6 +35,7 @@ from cdrd.simulate.reports import new_cdr, other_event
 from cdrd.store import MIB, Store, open_reader
 from cdrd.stream import Totals
 from cdrd.writer import Writer
+from tests.fake_pbx import Gaps
 from tests.running import (
     DEADLINE_SECONDS,
     HQ,
@@ -787,6 +788,20 @@ def test_what_waits_stays_bounded_however_often_the_posters_come_again(tmp_path:
                 assert answers == [503] * 20
             assert len(bench.waiting) == bench.totals.received == 1
             assert not bench.connections._held
+
+    on_a_loop(test)
+
+
+def test_a_report_that_finds_no_room_in_time_is_told_as_a_gap(tmp_path: Path) -> None:
+    async def test() -> None:
+        bounds = Bounds(answer=0.1)
+        async with opened(tmp_path, bounds, max_bytes=1, committing=False) as bench:
+            gaps = Gaps()
+            bench.connections.intake.tell_gaps(gaps)
+            assert await bench.post(call(0)) == 503
+            assert gaps.told == []  # it is in custody
+            assert await bench.post(call(1)) == 503
+            assert gaps.told == ["hq broke", "hq mended"]
 
     on_a_loop(test)
 

@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from cdrd.p_series import DISPLAY_FORMATS, PSeriesApi, display_formats
+from cdrd.fetch import DISPLAY_FORMATS
+from cdrd.p_series import PSeriesApi, display_formats
 from cdrd.pbx_api import LoginRefused, Trust, Unreachable
 from tests.fake_pbx import ACCOUNT, SECRET, Answer, FakePbx, Json, Suspended, a_guard, fake_pbx
 
@@ -106,6 +108,19 @@ async def test_where_two_formats_fit_both_are_asked_for() -> None:
 def test_a_format_that_nobody_knows_is_told() -> None:
     with pytest.raises(Unreachable, match="shows a time as '19 May 2022', a format"):
         display_formats([{"time": "19 May 2022", "timestamp": 1652961600}])
+    with pytest.raises(Unreachable) as raised:
+        display_formats([{"time": 9999 * "x"}])
+    assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("bad", [{}, {"time": ""}, {"time": None, "timestamp": 9e99}, {"time": 7}])
+def test_a_row_whose_time_is_none_hides_no_history(bad: dict[str, Any]) -> None:
+    assert display_formats([bad, ROW, bad]) == ["%Y-%m-%d %H:%M:%S"]
+
+
+@pytest.mark.parametrize("timestamp", ["9" * 400, 10**18, None, "soon"])
+def test_a_timestamp_that_is_none_leaves_the_time_to_tell(timestamp: object) -> None:
+    assert display_formats([{**ROW, "timestamp": timestamp}]) == ["%Y-%m-%d %H:%M:%S"]
 
 
 @pytest.mark.asyncio
@@ -146,6 +161,7 @@ async def test_a_token_that_never_holds_is_given_up() -> None:
         ({"errcode": 70004, "errmsg": "BLOCKED"}, "has blocked our address"),
         ({"errcode": 40002, "errmsg": "PARAMETER ERROR"}, r"errcode 40002 \(PARAMETER ERROR\)"),
         ({"errcode": "odd"}, "with errcode -1"),
+        (web.Response(status=403), "HTTP status 403: .* username and password_file"),
     ],
 )
 async def test_a_refused_login_counts_and_never_a_fifth_is_tried(

@@ -149,6 +149,28 @@ def test_a_report_of_a_pbx_that_is_not_configured_stays() -> None:
     assert why_it_stays(kept(new_cdr(1), pbx="gone")) == "no PBX 'gone' is configured"
 
 
+@pytest.mark.parametrize(
+    ("source", "payload", "advice"),
+    [
+        ("history", b"1505352615.7,soon,1000", "cdrd fetch asks for its time again; then drop"),
+        ("history", b'{"call_id":"7","time":"soon"}', "cdrd fetch asks for its time again"),
+        ("portal", b'{"CallID":"x"}', "cdrd import conferences takes it from an export"),
+        ("import", b"1505352615.7,soon,1000", "mend it in its file and import that again"),
+    ],
+)
+def test_a_row_stays_and_what_to_do_instead_is_told(
+    source: str, payload: bytes, advice: str
+) -> None:
+    why = why_it_stays(kept(payload)._replace(source=source, reason="timestart 'soon'"))
+    assert why.startswith("timestart 'soon': ")
+    assert advice in why
+
+
+def test_a_report_that_was_imported_is_decoded_as_any_other() -> None:
+    retried = retry([(7, kept(new_cdr(1))._replace(source="import"))], [HQ], 1024)
+    assert retried.batch.resolved == [7]
+
+
 def test_a_report_that_holds_no_record_stays() -> None:
     assert why_it_stays(kept(b'{"action": "Ring"}')) == "it holds no record"
     assert why_it_stays(kept(b"")) == "it holds no record"

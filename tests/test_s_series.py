@@ -82,16 +82,19 @@ async def test_without_any_api_it_is_told_what_was_asked_for() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    ("errno", "sentence"),
+    ("answer", "sentence"),
     [
-        ("20003", "refused the login: check username and password_file"),
-        ("20002", "has locked the account for 10 minutes"),
-        ("10032", "refused the login with errno 10032: check"),
+        (failed("20003"), "refused the login: check username and password_file"),
+        (failed("20002"), "has locked the account for 10 minutes"),
+        (failed("10032"), "refused the login with errno 10032: check"),
+        (web.Response(status=401), "HTTP status 401: .* username and password_file"),
     ],
 )
-async def test_a_refused_login_counts_and_never_a_fifth_is_tried(errno: str, sentence: str) -> None:
+async def test_a_refused_login_counts_and_never_a_fifth_is_tried(
+    answer: Answer, sentence: str
+) -> None:
     told: list[float] = []
-    async with fake_pbx({f"{V2}/login": failed(errno)}) as pbx:
+    async with fake_pbx({f"{V2}/login": answer}) as pbx:
         s_series = api(pbx, told=told)
         for _ in range(4):
             with pytest.raises(LoginRefused, match=sentence) as raised:

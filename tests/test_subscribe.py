@@ -185,6 +185,7 @@ async def test_heartbeats_that_are_answered_keep_it_and_one_that_is_not_ends_it(
     ("answer", "why"),
     [
         ('{"errcode":10004,"errmsg":"TOKEN EXPIRED"}', "errcode 10004 (TOKEN EXPIRED)"),
+        ('{"errcode":7,"errmsg":"' + 999 * "x" + '"}', f"errcode 7 ({200 * 'x'})"),
         ("", "no answer in 0.1 s"),
     ],
 )

@@ -85,6 +85,43 @@ async def test_a_redirect_is_told_and_not_followed() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_web_socket_is_not_led_elsewhere_either() -> None:
+    async with fake_pbx({}) as other:
+        moved = web.Response(status=307, headers={"Location": f"{other.base}/login"})
+        async with fake_pbx({"/login": moved}) as pbx:
+            session = WebSession(pbx.base, Trust(), headers={})
+            with pytest.raises(Unreachable, match=f"sends us on to {other.base}: where"):
+                await session.web_socket("/login", TOKEN, KIB)
+            await session.close()
+    assert not other.asked
+
+
+@pytest.mark.asyncio
+async def test_a_redirect_to_what_is_no_url_is_told() -> None:
+    moved = web.Response(status=302, headers={"Location": "http://[token=277ac400"})
+    assert (await failure(moved)).startswith("BASE cannot be reached: Invalid IPv6 URL: check")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"SSH-2.0-dropbear\r\n\r\n", "Bad status line"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "Invalid character in Content-Length"),
+    ],
+)
+async def test_what_is_no_http_is_told_without_the_url_that_was_asked(
+    said: bytes, why: str
+) -> None:
+    async def say(request: web.BaseRequest) -> web.StreamResponse:
+        assert isinstance(request.transport, asyncio.Transport)
+        request.transport.write(said)
+        return await hang(request)
+
+    assert (await failure(say)).startswith(f"BASE cannot be reached: {why}: check the address")
+
+
+@pytest.mark.asyncio
 async def test_who_does_not_answer_is_waited_for_within_a_bound() -> None:
     assert await failure(hang, Limits(answer=0.05)) == (
         "BASE cannot be reached: no answer in time: check the address, and whether the PBX's API is"

@@ -33,6 +33,7 @@ from cdrd.config import (
     History,
     Pbx,
     Portal,
+    credentials_are_closed,
     find_config,
     load_config,
     missing_packages,
@@ -49,6 +50,7 @@ from cdrd.pbx_api import (
     Unreachable,
     base_of,
     client_context,
+    family_of,
     trust_of,
 )
 from cdrd.schema import VERSION, NotOurDatabase, check_schema
@@ -265,6 +267,8 @@ def _show_contents(reader: sqlite3.Connection) -> None:
 
 def _check_tls(config: Config, path: Path) -> list[str]:
     """Return what is wrong with our listeners' certificate and its key."""
+    if credentials_are_closed():
+        return []  # they may be among them
     try:
         server_context(config.tls, path)
     except ConfigError as error:
@@ -342,6 +346,8 @@ def _check_files_of(settings: Events | History, path: Path) -> Iterator[str]:
 
 def _read_password(name: str, path: Path, key: str = "password_file") -> str:
     """Read a secret's file. Raises OSError and ValueError that say what to do."""
+    if not Path(name).is_absolute() and credentials_are_closed():
+        return ""  # the daemon itself will see whether it is as it should be
     try:
         password = read_secret(name, path)
     except OSError as error:
@@ -408,7 +414,7 @@ def _log_in_to_api(pbx: Pbx, settings: Events | History, config: Config, path: P
 
     guard = LoginGuard(RefusalGuard(refused_at), remember, _never_wait)
     try:
-        return asyncio.run(try_login(pbx, settings, config, path, guard))
+        return asyncio.run(try_login(settings, family_of(pbx.events), path, guard))
     except (Unreachable, LoginRefused, NotOffered, OSError, ValueError) as error:
         raise LoginFailed(str(error)) from error
 
