@@ -21,6 +21,10 @@ from cdrd.sender import Origin, Sender
 SOURCE = "dial"
 CONNECT_SECONDS: Final = 10.0
 LOGIN_SECONDS: Final = 10.0
+UNANSWERED_SECONDS: Final = 200.0
+"""Between logins that are cut off without an answer, from the second on: they may be refusals, and
+four of them in 10 minutes are still none too many; but a relay in front of the PBX does so too."""
+
 STEADY_SECONDS: Final = 30.0
 """A connection that lasted this long makes the next wait short again."""
 
@@ -46,6 +50,7 @@ class DialledConnection(PeerConnection):
         self._answer: LoginAnswer | None = LoginAnswer()
         loop = asyncio.get_running_loop()
         self.verdict: asyncio.Future[Verdict] = loop.create_future()
+        self.answered = False
         self.lost: asyncio.Future[str] = loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,6 +69,7 @@ class DialledConnection(PeerConnection):
     def data_received(self, data: bytes) -> None:
         """Read the answer first; the stream passes over its text, and loses nothing behind it."""
         if self._answer is not None:
+            self.answered = True
             verdict = self._answer.receive(data)
             if verdict is Verdict.REFUSED:
                 self.decide(verdict)
@@ -111,6 +117,7 @@ class Dialer:
         self._log = log.bind(pbx=sender.name, address=address)
         self._guard = guard
         self._back_off = BackOff()
+        self._unanswered = 0  # logins in a row that were cut off without an answer
         self._owner = f"{sender.name}\0{address}\0{credentials.username}"
         self._kept: tuple[socket.socket, Adopted] | None = None
         self.connected = False
@@ -127,6 +134,8 @@ class Dialer:
                 await self._hold_one()
             except LoginRefused:
                 self._log.error("login_refused", advice="check username and password_file")
+                if self._unanswered > 1:
+                    await asyncio.sleep(UNANSWERED_SECONDS)
             except (OSError, ValueError) as error:
                 # ValueError: a password of two lines, a host name that cannot be one.
                 self._log.warning("pbx_unreachable", error=str(error) or "no answer in time")
@@ -173,7 +182,9 @@ class Dialer:
             # The answer's form is documented nowhere: a PBX may well stream without any.
             self._log.warning("login_unanswered", seconds=LOGIN_SECONDS)
             connection.decide(Verdict.ACCEPTED)
-        if connection.verdict.result() is Verdict.REFUSED:
+        is_refused = connection.verdict.result() is Verdict.REFUSED
+        self._unanswered = self._unanswered + 1 if is_refused and not connection.answered else 0
+        if is_refused:
             raise LoginRefused
 
     async def _follow(self, connection: DialledConnection) -> None:

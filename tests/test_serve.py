@@ -370,6 +370,27 @@ async def test_a_refused_password_is_tried_four_times_at_most_over_restarts_too(
     assert not daemon.found("login_refused")
 
 
+def test_a_relay_that_cuts_logins_off_does_not_suspend_them_for_ten_minutes(tmp_path: Path) -> None:
+    """Two tries soon, and then few enough for the account, should they have been refusals."""
+    (tmp_path / "password").write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as relay:
+        port = relay.getsockname()[1]
+        tables = (
+            '[[pbx]]\nname = "hq"\n[pbx.events]\nkind = "tcp"\n'
+            f'address = "127.0.0.1:{port}"\nusername = "api"\npassword_file = "password"\n'
+        )
+        with RunningDaemon(tmp_path, tables, listen=[]) as daemon:
+            for _ in range(2):
+                cut_off, _ = relay.accept()
+                cut_off.recv(1)
+                cut_off.close()
+            daemon.wait_for("login_refused", times=2)
+            relay.settimeout(4)  # the next try would have come after a second
+            with pytest.raises(TimeoutError):
+                relay.accept()
+            assert daemon.found("login_suspended") == []
+
+
 @pytest.mark.asyncio
 async def test_a_failed_call_before_any_answer_is_no_refused_login(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("api")
