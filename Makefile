@@ -66,5 +66,6 @@ servers:
 	$(call server,systemd-sysusers,systemd)
 	$(call server,ip,iproute2)
 	$(call server,mariadbd,mariadb-server-core)
+	$(call server,my_print_defaults,mariadb-client-core)
 	$(call server,soffice,libreoffice-calc-nogui)
 	$(call server,sqlite3,sqlite3)
