@@ -269,8 +269,8 @@ def test_a_bad_row_goes_to_quarantine_once(tmp_path: Path, portal: MariaDb) -> N
         portal.insert(row(newest))
         with following(tmp_path, portal.port) as daemon:
             daemon.wait_for("portal_rows_stored", last_call_id=newest)
-            told = daemon.found("portal_row_quarantined", portal="video", source="portal")
             daemon.stop()
+        told = daemon.found("portal_row_quarantined", portal="video", source="portal")
         assert len(told) == (newest == 4)
     (kept,) = rows(tmp_path / "cdr.sqlite3", "SELECT * FROM quarantine")
     assert (kept["pbx"], kept["source"]) == ("video", "portal")
