@@ -1,10 +1,24 @@
 """Arguments that several commands share."""
 
 import argparse
+import io
 import os
 from pathlib import Path
+from typing import BinaryIO, Final, cast
 
 from cdrd.config import ConfigError, find_config, load_config
+
+STDIN: Final = "-"
+"""The FILE that is standard input."""
+
+
+def open_stdin() -> BinaryIO:
+    """Return standard input unbuffered.
+
+    A buffered read is several system calls, and a Ctrl-C between two of them is not seen until the
+    pipe has more.
+    """
+    return cast(BinaryIO, io.FileIO(0, closefd=False))
 
 
 def add_config_argument(parser: argparse.ArgumentParser) -> None:

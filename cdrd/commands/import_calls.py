@@ -24,7 +24,7 @@ from rich.progress import Progress
 
 from cdrd.batch import Batch, Waiting
 from cdrd.capture import HEAD_BYTES, NotImportable, OptionNeeded, Provenance, open_capture
-from cdrd.commands.arguments import add_config_argument
+from cdrd.commands.arguments import STDIN, add_config_argument, open_stdin
 from cdrd.commands.selecting import time_zone
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
@@ -39,8 +39,6 @@ from cdrd.stream import Totals
 CHUNK_BYTES: Final = 64 * KIB
 SLICE_RECORDS: Final = 1000
 SLICE_BYTES: Final = 2 * MIB
-
-STDIN: Final = "-"
 
 DESCRIPTION: Final = """\
 Call records from files into the database; twice is the same as once. What a file holds is told
@@ -222,7 +220,7 @@ def _import_files(
 def _open(name: str, progress: Progress) -> Iterator[BinaryIO]:
     """Open a file, decompressed, so that the progress bar follows its bytes."""
     if name == STDIN:
-        yield sys.stdin.buffer
+        yield open_stdin()
         return
     with Path(name).open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
@@ -239,7 +237,7 @@ def _import_file(
     file: BinaryIO, name: str, provenance: Provenance, sink: Sink, counts: Counter[str]
 ) -> None:
     waiting, totals = Waiting(SLICE_BYTES), Totals()
-    head = file.read(HEAD_BYTES)
+    head = _read_head(file)
     shown = _as_text(name)
     stream = open_capture(head, provenance, name=shown, waiting=waiting, totals=totals)
     if stream is None:
@@ -253,6 +251,14 @@ def _import_file(
         _store(waiting, sink, counts)
     finally:
         counts["passed_over"] += totals.passed_over
+
+
+def _read_head(file: BinaryIO) -> bytes:
+    """Read what the file's kind is told from; a pipe may give it in pieces."""
+    head = b""
+    while len(head) < HEAD_BYTES and (piece := file.read(HEAD_BYTES - len(head))):
+        head += piece
+    return head
 
 
 def _as_text(name: str) -> str:

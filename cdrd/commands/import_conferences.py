@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cdrd.batch import QuarantinedReport
-from cdrd.commands.arguments import add_config_argument
+from cdrd.commands.arguments import STDIN, add_config_argument, open_stdin
 from cdrd.config import Config, ConfigError, Portal, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
@@ -41,7 +41,6 @@ SLICE_BYTES: Final = 256 * KIB
 """
 
 REASONS_SHOWN: Final = 10
-STDIN: Final = "-"
 GZIP_MAGIC: Final = b"\x1f\x8b"
 
 EPILOG: Final = """\
@@ -221,7 +220,7 @@ def _opened(name: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         raw: BinaryIO
         if name == STDIN:
             raw = cast(BinaryIO, stack.enter_context(tempfile.TemporaryFile()))
-            shutil.copyfileobj(sys.stdin.buffer, raw)
+            shutil.copyfileobj(open_stdin(), raw)
         else:
             raw = stack.enter_context(Path(name).open("rb"))
         raw.seek(0)
