@@ -49,6 +49,10 @@ class CallLog:
             self._told = max(self._told, stored[-1][0])
             log_calls(self._log, self._lines, stored)
 
+    def look_behind(self) -> None:
+        """Have ``run`` look for rows whose commit was not heard of."""
+        self._behind.set()
+
     async def run(self) -> None:
         """Catch up whenever the log is behind, until the daemon stops."""
         while True:

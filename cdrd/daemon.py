@@ -21,6 +21,7 @@ from cdrd.kept import Keeper, take_passed
 from cdrd.log import LineWriter, Logger, make_logger, under_journald, use_console
 from cdrd.service import Service, prepare
 from cdrd.store import Store, wal_reset_bug
+from cdrd.store_process import StoreProcess
 from cdrd.stream import Totals
 from cdrd.systemd import Notifier
 from cdrd.tls import server_context
@@ -32,12 +33,15 @@ STATUS_SECONDS: Final = 5.0
 class Daemon:
     """One run of ``cdrd serve``."""
 
-    def __init__(self, config: Config, config_path: Path, pace: Pace | None = None) -> None:
+    def __init__(
+        self, config: Config, config_path: Path, process: StoreProcess, pace: Pace | None
+    ) -> None:
         """Take the configuration; ``pace``: of the fetches of history. Raises ConfigError."""
         self._config = config
         self._config_path = config_path
         self._prepared = prepare(config, config_path)
         server_context(config.tls, config_path)  # before the database is touched
+        self._process = process
         self._pace = pace
         self._notifier = Notifier()
         self._passed = take_passed()
@@ -50,7 +54,8 @@ class Daemon:
         """Serve until SIGTERM or SIGINT. Raises StoreUnusable and OSError before it is ready."""
         self._handle_signals()
         path = Path(self._config.database.path)
-        store = await Store.open(path, self._config.database.durability, even_damaged=True)
+        durability = self._config.database.durability
+        store = await Store.open(path, durability, even_damaged=True, process=self._process)
         try:
             log = self._make_logger()
             self._say_started(log, store)
@@ -161,7 +166,12 @@ def _log_fault(log: Logger, context: dict[str, Any]) -> None:
     log.critical("fault_caught", error=context["message"], trace=trace)
 
 
-async def serve(config: Config, config_path: Path, pace: Pace | None = None) -> None:
-    """Run the daemon until it is told to stop. Raises ConfigError for files that it cannot use."""
+async def serve(
+    config: Config, config_path: Path, process: StoreProcess, pace: Pace | None = None
+) -> None:
+    """Run the daemon until it is told to stop; ``process``: the one that stores, started already.
+
+    Raises ConfigError for files that it cannot use.
+    """
     with contextlib.suppress(asyncio.CancelledError):
-        await Daemon(config, config_path, pace).run()
+        await Daemon(config, config_path, process, pace).run()

@@ -47,7 +47,7 @@ from cdrd.writer import Writer
 if TYPE_CHECKING:
     from cdrd.metrics import MetricsServer, State
 
-WAITING_BYTES: Final = 2 * MIB
+WAITING_BYTES: Final = 4 * MIB
 """What may wait for the writer before reading pauses: some 1,600 records.
 
 More gains nothing: with 7,000 records waiting the rate was 15 % lower.

@@ -11,14 +11,13 @@ import fcntl
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, Self, TypeVar
-
-import aiosqlite
+from typing import Concatenate, Final, NamedTuple, Self
 
 from cdrd.background import to_its_end
 from cdrd.batch import (
@@ -28,12 +27,15 @@ from cdrd.batch import (
     RestoredCall,
     quarantine_of,
 )
+from cdrd.connection import Arguments, Connection, Result, ThreadConnection
 from cdrd.frame import KIB
 from cdrd.record import MAX_INTEGER, CallRecord
 from cdrd.schema import PAGE_BYTES, NotOurDatabase, check_schema, migrate, transaction
+from cdrd.store_process import ProcessConnection, StoreProcess
 
 MIB: Final = KIB * KIB
 BUSY_TIMEOUT_MS: Final = 5_000
+LOCK_SECONDS: Final = 2.0
 WAL_LIMIT_BYTES: Final = 64 * MIB
 """The WAL file is cut back to this when it is reused; a reader that pins it makes it larger."""
 
@@ -67,10 +69,6 @@ _POISON: Final = (
     UnicodeError,
 )
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -87,6 +85,35 @@ class Committed:
     quarantined: list[tuple[int, QuarantinedReport]] = field(default_factory=list)
 
 
+class Outcome(NamedTuple):
+    """What one commit made of a batch, without the records, which whoever asked for it has."""
+
+    seqs: Sequence[int]  # of each record; 0 where it added no row
+    restored: Sequence[int]  # likewise
+    duplicates: int
+    quarantined: list[tuple[int, QuarantinedReport]]
+
+    def of(self, batch: Batch) -> Committed:
+        """Tell it with the batch's records."""
+        rows = zip(self.seqs, batch.records, strict=True)
+        restored = zip(self.restored, (call.record for call in batch.restored), strict=True)
+        stored = [(seq, record) for seq, record in chain(rows, restored) if seq]
+        return Committed(stored, self.duplicates, self.quarantined)
+
+
+class Turn(NamedTuple):
+    """The number of a commit among those of a run, and of the one that it must follow, if any."""
+
+    number: int = 0
+    behind: int = 0
+
+
+class WriterConnection(sqlite3.Connection):
+    """The connection that commits; it knows which turn it has committed last."""
+
+    last_turn = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """How far a checkpoint came: pages in the WAL, and those of them copied to the database."""
@@ -100,44 +127,44 @@ class Checkpoint:
         return (self.pages - self.copied) * PAGE_BYTES
 
 
-class _Connection(aiosqlite.Connection):
-    """aiosqlite's connection, able to run a whole transaction in one trip to its thread."""
-
-    async def run(
-        self,
-        function: Callable[Concatenate[sqlite3.Connection, Arguments], Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> Result:
-        execute: Callable[..., Awaitable[Result]] = self._execute
-        return await execute(function, self._conn, *args, **kwargs)
-
-    async def thread_ended(self) -> None:
-        """Wait for the thread of a connection that could not be opened; it must not outlive us."""
-        await asyncio.to_thread(self._thread.join)
-
-
 class Store:
     """The database, open for writing; made with ``open``."""
 
-    def __init__(self, path: Path, durability: str, lock: int) -> None:
+    def __init__(
+        self, path: Path, durability: str, lock: int, process: StoreProcess | None
+    ) -> None:
         self.path = path
         self.damage = ""  # why the database cannot be used until it is replaced or repaired
         self._durability = durability
-        self._connection: _Connection | None = None
+        self.when_replaced: Callable[[object], None] | None = None
+        self._apart = process is not None
+        self._started = process
+        self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
         self._lock = lock
         self._wal_pages = 0  # written since the last checkpoint, about
 
     @classmethod
     async def open(
-        cls, path: Path, durability: str = "full", *, even_damaged: bool = False
+        cls,
+        path: Path,
+        durability: str = "full",
+        *,
+        even_damaged: bool = False,
+        process: StoreProcess | None = None,
     ) -> Self:
         """Open or create the database, migrate it and verify its settings. Raises StoreUnusable.
 
         ``even_damaged``: a damaged one makes a store that tells its ``damage`` and can be reopened.
+        ``process``: where it works, in place of a thread of this one.
         """
         path = await asyncio.to_thread(path.resolve)  # one database, one lock, whatever its names
-        store = cls(path, durability, _lock(path))
+        try:
+            store = cls(path, durability, await _lock(path), process)
+        except StoreUnusable:
+            if process is not None:
+                await process.end()
+            raise
         try:
             await store._connect()
         except sqlite3.Error as error:
@@ -172,15 +199,16 @@ class Store:
         if connection is not None:
             await self._close_behind_a_reader(connection)
 
-    async def commit(self, batch: Batch, logged_seq: int) -> Committed:
+    async def commit(self, batch: Batch, logged_seq: int, turn: Turn | None = None) -> Committed:
         """Store a batch durably; on any error nothing of it is stored. Raises sqlite3.Error.
 
-        ``logged_seq``: up to where the log has told the rows, remembered with the same commit.
+        ``logged_seq``: up to where the log has told the rows, remembered with the same commit;
+        ``turn``: where it may be asked for before the commit in front of it has returned.
         """
-        committed = await self.run(commit, batch, logged_seq)
+        outcome = await self.run(commit_in_turn, batch, logged_seq, turn or Turn())
         text_pages = (batch.size - len(batch) * RECORD_OVERHEAD_BYTES) // PAGE_BYTES
         self._wal_pages += PAGES_A_COMMIT + len(batch) // ROWS_A_PAGE + text_pages
-        return committed
+        return outcome.of(batch)
 
     async def checkpoint_if_due(self) -> Checkpoint | None:
         """Copy the WAL into the database once it has grown by 16 MiB; never waits for readers."""
@@ -196,9 +224,13 @@ class Store:
         **kwargs: Arguments.kwargs,
     ) -> Result:
         """Run a function of the connection between two commits. Raises sqlite3.Error."""
-        if self._connection is None:
-            raise sqlite3.DatabaseError(f"the database is damaged: {self.damage}")
-        return await self._connection.run(function, *args, **kwargs)
+        async with self._connecting:
+            if self._connection is None:
+                raise sqlite3.DatabaseError(f"the database is damaged: {self.damage}")
+            if self._connection.ended:
+                await self._connect_again(self._connection)
+            connection = self._connection
+        return await connection.run(function, *args, **kwargs)
 
     def wrote(self, rows: int) -> None:
         """Count rows that a function given to ``run`` has written, for ``checkpoint_if_due``."""
@@ -226,17 +258,27 @@ class Store:
         self.damage = ""
 
     async def _connect(self) -> None:
-        connection = _Connection(partial(_connect, self.path, self._durability), iter_chunk_size=64)
+        connect = partial(_connect, self.path, self._durability)
         try:
-            await connection
-        except BaseException as error:
-            await connection.thread_ended()
-            if isinstance(error, NotOurDatabase | OSError):
-                raise StoreUnusable(f"{self.path}: {error}") from error
-            raise
-        self._connection = connection
+            if self._apart:
+                process, self._started = self._started or StoreProcess(), None
+                self._connection = await ProcessConnection.open(process, connect, self._lock)
+            else:
+                self._connection = await ThreadConnection.open(connect)
+        except (NotOurDatabase, OSError) as error:
+            raise StoreUnusable(f"{self.path}: {error}") from error
 
-    async def _close_behind_a_reader(self, connection: _Connection) -> None:
+    async def _connect_again(self, ended: Connection) -> None:
+        """Go on in a new process where the last one has ended. Raises sqlite3.Error."""
+        status = await ended.close()
+        try:
+            await self._connect()
+        except StoreUnusable as error:
+            raise sqlite3.OperationalError(str(error)) from error
+        if self.when_replaced is not None:
+            self.when_replaced(status)
+
+    async def _close_behind_a_reader(self, connection: Connection) -> None:
         """Close a connection without an end to the WAL.
 
         The last connection to close copies the WAL and deletes it, and a read-only reader cannot
@@ -277,7 +319,19 @@ def _check_whole(reader: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(str(found))
 
 
-def commit(connection: sqlite3.Connection, batch: Batch, logged_seq: int) -> Committed:
+def commit_in_turn(
+    connection: sqlite3.Connection, batch: Batch, logged_seq: int, turn: Turn
+) -> Outcome:
+    """Store a batch unless the commit that it is to follow has failed: that one comes first."""
+    assert isinstance(connection, WriterConnection)
+    if turn.behind and turn.behind != connection.last_turn:
+        raise sqlite3.OperationalError("the commit in front of it has failed")
+    outcome = commit(connection, batch, logged_seq)
+    connection.last_turn = turn.number
+    return outcome
+
+
+def commit(connection: sqlite3.Connection, batch: Batch, logged_seq: int) -> Outcome:
     """Store a batch in one transaction: optimistically, and row by row where that fails."""
     try:
         return _commit(connection, batch, logged_seq, _insert_new)
@@ -355,8 +409,22 @@ def wal_reset_bug(version: tuple[int, int, int]) -> bool:
     return (3, 7, 0) <= version < (3, 51, 3)
 
 
-def _lock(path: Path) -> int:
-    """Hold the lock of the one writer for as long as the returned descriptor is open."""
+async def _lock(path: Path) -> int:
+    """Hold the lock of the one writer for as long as the returned descriptor is open.
+
+    The process of a daemon that was killed may hold it for a moment: it stores what it was given.
+    """
+    lock = _open_lock(path)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while not _locked(lock):
+        if time.monotonic() > deadline:
+            os.close(lock)
+            raise StoreUnusable(f"{path}: another cdrd is writing it; stop that one first")
+        await asyncio.sleep(LOCK_SECONDS / 100)
+    return lock
+
+
+def _open_lock(path: Path) -> int:
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
@@ -366,18 +434,23 @@ def _lock(path: Path) -> int:
     if os.geteuid() == 0 and path.exists():
         owner = path.stat()  # a command that root runs must not shut the daemon out
         os.fchown(lock, owner.st_uid, owner.st_gid)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise StoreUnusable(f"{path}: another cdrd is writing it; stop that one first") from error
     return lock
 
 
-def _connect(path: Path, durability: str) -> sqlite3.Connection:
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _connect(path: Path, durability: str) -> WriterConnection:
     # SQLite gives the WAL the mode of the database: the group may read, others may not.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
-    connection = sqlite3.connect(path, isolation_level=None, cached_statements=32)
+    connection = sqlite3.connect(
+        path, isolation_level=None, cached_statements=32, factory=WriterConnection
+    )
     try:
         check_schema(connection)  # before anything is changed
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")  # before journal_mode
@@ -409,19 +482,16 @@ def _commit(
     batch: Batch,
     logged_seq: int,
     insert: Callable[[sqlite3.Connection, Sequence[CallRecord], int], "_Inserted"],
-) -> Committed:
+) -> Outcome:
     with transaction(connection):
         (last_seq,) = connection.execute(
             "SELECT max(last_seq, ifnull((SELECT max(seq) FROM call), 0)) FROM progress"
         ).fetchone()
-        stored, refused = insert(connection, batch.records, last_seq + 1)
-        if stored:
-            last_seq = stored[-1][0]
-        restored, unfit = _restore(connection, batch.restored, last_seq)
-        stored, refused = [*stored, *restored], [*refused, *unfit]
-        seqs = [seq for seq, _ in restored]
-        last_seq = max([last_seq, *seqs])
-        untold = min(seqs, default=MAX_INTEGER)
+        seqs, refused = insert(connection, batch.records, last_seq + 1)
+        restored, unfit = _restore(connection, batch.restored, max(last_seq, *seqs, 0))
+        refused = [*refused, *unfit]
+        last_seq = max(last_seq, *seqs, *restored, 0)
+        untold = min(filter(None, restored), default=MAX_INTEGER)
         # What came out of quarantine stays there when the database refuses its record.
         resolved = [] if refused else batch.resolved
         reports = batch.quarantined if batch.resolved else [*batch.quarantined, *refused]
@@ -432,11 +502,12 @@ def _commit(
             "UPDATE progress SET last_seq = ?, logged_seq = min(max(logged_seq, ?), ?)",
             (last_seq, logged_seq, untold - 1),  # a row told twice is better than one not told
         )
-    received = len(batch.records) + len(batch.restored)
-    return Committed(stored, received - len(stored) - len(refused), quarantined)
+    added_none = [*seqs, *restored].count(0)
+    return Outcome(seqs, restored, added_none - len(refused), quarantined)
 
 
-_Inserted = tuple[list[tuple[int, CallRecord]], list[QuarantinedReport]]
+_Inserted = tuple[Sequence[int], list[QuarantinedReport]]
+"""The ``seq`` of each record, 0 where it has added no row; and what the database has refused."""
 
 
 class _NotAllNew(Exception):
@@ -456,47 +527,50 @@ def _insert_new(
         inserted += connection.execute(_INSERT_ONE, [seq + row, *records[row]]).rowcount
     if inserted < len(records):
         raise _NotAllNew
-    return list(enumerate(records, seq)), []
+    return range(seq, seq + len(records)), []
 
 
 def _insert_each(
     connection: sqlite3.Connection, records: Sequence[CallRecord], seq: int
 ) -> _Inserted:
     """Insert records one by one: a duplicate adds no row, one that SQLite refuses costs itself."""
-    stored: list[tuple[int, CallRecord]] = []
+    seqs: list[int] = []
     refused = []
     for record in records:
+        inserted = 0
         try:
             inserted = connection.execute(_INSERT_ONE, [seq, *record]).rowcount
         except _POISON as error:
             refused.append(quarantine_of(record, f"refused by the database: {error}"))
-            continue
-        if inserted:
-            stored.append((seq, record))
-            seq += 1
-        elif not connection.execute(_SAME_RECORD, record._asdict()).fetchone():
-            why = "refused by the database: another record has its identity"
-            refused.append(quarantine_of(record, why))
-    return stored, refused
+        else:
+            if not inserted and not _is_stored(connection, record):
+                why = "refused by the database: another record has its identity"
+                refused.append(quarantine_of(record, why))
+        seqs.append(seq * inserted)
+        seq += inserted
+    return seqs, refused
+
+
+def _is_stored(connection: sqlite3.Connection, record: CallRecord) -> bool:
+    return connection.execute(_SAME_RECORD, record._asdict()).fetchone() is not None
 
 
 def _restore(
     connection: sqlite3.Connection, calls: Sequence[RestoredCall], last_seq: int
 ) -> _Inserted:
     """Insert records under their own ``seq`` where it is free, else under the next one."""
-    stored: list[tuple[int, CallRecord]] = []
+    seqs: list[int] = []
     refused: list[QuarantinedReport] = []
     for wanted, record, local_told in calls:
         if not local_told and connection.execute(_SAME_LOGGED, record._asdict()).fetchone():
+            seqs.append(0)
             continue
         free = wanted > last_seq or not connection.execute(_SEQ_TAKEN, (wanted,)).fetchone()
-        seq = wanted if free else last_seq + 1
-        added, unfit = _insert_each(connection, [record], seq)
-        if added:
-            last_seq = max(last_seq, seq)
-        stored += added
+        added, unfit = _insert_each(connection, [record], wanted if free else last_seq + 1)
+        last_seq = max(last_seq, *added)
+        seqs += added
         refused += [report._replace(source=IMPORT) for report in unfit]
-    return stored, refused
+    return seqs, refused
 
 
 def add_quarantined_once(

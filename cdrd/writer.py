@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -20,7 +21,8 @@ from cdrd.config import BatchTable
 from cdrd.leg_store import Arrival, StoredLegs, store_legs
 from cdrd.log import LineWriter, Logger
 from cdrd.spool import Spool
-from cdrd.store import WAL_LIMIT_BYTES, Checkpoint, Committed, Store, is_damage
+from cdrd.store import WAL_LIMIT_BYTES, Checkpoint, Committed, Store, Turn, is_damage
+from cdrd.store_process import ProcessEnded
 from cdrd.stream import Totals
 
 MINUTE: Final = 60.0
@@ -43,6 +45,7 @@ class Writer:
         room_made: Callable[[], None],
     ) -> None:
         self._store = store
+        store.when_replaced = self._tell_replaced
         self._waiting = waiting
         self._totals = totals
         self._log = log
@@ -56,11 +59,14 @@ class Writer:
         self._stopping = False
         self._wal_told = self._spool_told = -MINUTE
         self._attempt_began: float | None = None
+        self._turn = 0
+        self._attempts: deque[asyncio.Task[Committed]] = deque()
         self.failing = False
 
     def wake(self) -> None:
         """Tell the writer that something waits."""
         self._arrived.set()
+        self._attempt_ahead()
 
     def stop(self) -> None:
         """Let ``run`` return once nothing waits any more."""
@@ -123,6 +129,12 @@ class Writer:
                 reason=report.reason,
                 size=report.size,
             )
+
+    def _tell_replaced(self, status: object) -> None:
+        """Tell that the process that stores had ended; rows that it left untold are looked for."""
+        advice = "was it killed, by hand or for want of memory? What it had to store is stored"
+        self._log.error("store_replaced", status=status, advice=advice)
+        self.calls.look_behind()
 
     def tell_damage(self) -> None:
         """Tell that the database is damaged, and what to do."""
@@ -240,17 +252,45 @@ class Writer:
         """Store a batch, or spool it. Raises sqlite3.Error and OSError for what may pass."""
         if not self._store.damage:
             try:
-                return await self._store_batch(batch)
+                return await self._attempt(batch)
             except sqlite3.Error as error:
                 if not is_damage(error):
                     raise
         await asyncio.to_thread(self.spool.append, batch)
         return None
 
-    async def _store_batch(self, batch: Batch) -> Committed:
+    async def _attempt(self, batch: Batch) -> Committed:
+        """Store the batch that is next; that may have been begun ahead. Raises sqlite3.Error."""
+        if not self._attempts:
+            self._begin(batch, behind=0)
+        self._attempt_ahead()
+        try:
+            return await self._attempts[0]
+        finally:
+            self._attempts.popleft()
+
+    def _attempt_ahead(self) -> None:
+        """Have a whole batch at hand for when the one that is being stored is done.
+
+        Otherwise whoever stores would wait for us meanwhile, a fifth of the time in a flood.
+        """
+        if len(self._attempts) == 1:
+            ahead = self._waiting.take_ahead(self.grouping.max_records)
+            if ahead is not None:
+                self._begin(ahead, behind=self._turn)
+
+    def _begin(self, batch: Batch, behind: int) -> None:
+        self._turn += 1
+        work = self._store_batch(batch, Turn(self._turn, behind))
+        self._attempts.append(asyncio.create_task(work))
+
+    async def _store_batch(self, batch: Batch, turn: Turn | None = None) -> Committed:
         """Store a batch; a database that turns out to be damaged is left alone from then on."""
         try:
-            return await self._store.commit(batch, self._lines.logged_seq)
+            return await self._store.commit(batch, self._lines.logged_seq, turn)
+        except ProcessEnded:
+            batch.repeated = True  # it may have been committed all the same, and not been told
+            raise
         except sqlite3.Error as error:
             if is_damage(error) and not self._store.damage:
                 await self._store.give_up(str(error))

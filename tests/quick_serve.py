@@ -12,10 +12,11 @@ import uvloop
 from cdrd.config import load_config
 from cdrd.daemon import serve
 from cdrd.gap_watch import Pace
+from cdrd.store_process import StoreProcess
 
 PACE = Pace(settle=0.1, apart=0.1, first_retry=0.1, longest_retry=0.2, note=0.05)
 
 if __name__ == "__main__":
     config = Path(sys.argv[-1])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(load_config(config), config, PACE))
+        runner.run(serve(load_config(config), config, StoreProcess(), PACE))

@@ -4,6 +4,8 @@ Nothing here sleeps or polls: a wait blocks until the log has the line, and fail
 what the log had instead.
 """
 
+import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -197,11 +199,18 @@ class RunningDaemon:
         return status, self.lines[-1]
 
     def kill(self) -> None:
-        """Kill it as a crash would, and wait until it is gone."""
+        """Kill it as a crash would, and wait until it is gone, and its process that stores too."""
         self.process.kill()
         self.process.wait(DEADLINE_SECONDS)
+        with contextlib.suppress(FileNotFoundError), Path(f"{self.database}.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if self._reader.ident is not None:
             self._reader.join(DEADLINE_SECONDS)
+
+    def storing_process(self) -> int:
+        """The id of its process that stores."""
+        process = str(self.process.pid)
+        return int(Path("/proc", process, "task", process, "children").read_text())
 
     def memory_peak(self) -> int:
         """The most bytes of memory it has had so far."""

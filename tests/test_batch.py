@@ -1,9 +1,11 @@
 """A record is in exactly one place: waiting until the commit, and let go of after it."""
 
+import pickle
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdrd.batch import RECORD_OVERHEAD_BYTES, Batch, QuarantinedReport, Waiting
+from cdrd.batch import RECORD_OVERHEAD_BYTES, Batch, QuarantinedReport, RestoredCall, Waiting
 from cdrd.record import CallRecord
 
 
@@ -174,7 +176,54 @@ def test_who_is_told_may_take_custody_of_more() -> None:
     assert (told, len(waiting)) == ([2], 0)
 
 
-steps = st.sampled_from(["add", "add", "add many", "mend", "quarantine", "take", "commit"])
+def test_a_whole_batch_is_taken_ahead_and_no_part_of_one() -> None:
+    waiting = Waiting(10**6)
+    for number in range(7):
+        waiting.arriving.add(record(number))
+    assert waiting.take_ahead(2) is None, "nothing is taken that it could be ahead of"
+    first = waiting.take(2)
+    assert waiting.take_ahead(6) is None
+    second = waiting.take_ahead(2)
+    assert second is not None
+    assert waiting.take_ahead(2) is None, "one at a time"
+    assert waiting.take(2) is first
+    assert len(waiting) == 7
+    waiting.committed()
+    assert waiting.take(2) is second
+    assert [one.call_id for one in second.records] == ["2", "3"]
+    assert (len(waiting), waiting.committing) == (5, True)
+
+
+def test_who_waits_is_told_by_the_batch_that_holds_it_and_not_by_the_one_in_front() -> None:
+    waiting = Waiting(10**6)
+    told: list[int] = []
+    waiting.arriving.add(record(1), record(2))
+    waiting.when_committed(lambda: told.append(2))
+    waiting.take(1)
+    waiting.take_ahead(1)
+    waiting.committed()
+    assert told == []
+    waiting.committed()
+    assert told == [2]
+
+
+def test_a_batch_keeps_what_a_commit_needs_when_it_is_pickled() -> None:
+    batch = Batch(resolved=[7], restored=[RestoredCall(3, record(3))], repeated=True)
+    batch.add(record(1))
+    batch.add(record(2), mended=True)
+    batch.add_quarantined(quarantined(4))
+    there = pickle.loads(pickle.dumps(batch))
+    assert there.records == batch.records
+    assert {type(one) for one in there.records} == {CallRecord}
+    assert there.quarantined == batch.quarantined
+    assert there.restored == batch.restored
+    assert (there.resolved, there.repeated, len(there)) == ([7], True, len(batch))
+    assert not pickle.loads(pickle.dumps(Batch()))
+
+
+steps = st.sampled_from(
+    ["add", "add", "add many", "mend", "quarantine", "take", "take ahead", "commit"]
+)
 
 
 @settings(deadline=None, max_examples=200)
@@ -184,18 +233,20 @@ def test_nothing_is_lost_nor_doubled_whatever_the_order(order: list[str], max_re
     added: list[CallRecord | QuarantinedReport] = []
     stored: list[CallRecord | QuarantinedReport] = []
     awaited: list[tuple[int, int]] = []  # how much had been added, and stored when it was told
-    taken = None
+    taken: list[Batch] = []
 
     def await_commit(there: int) -> None:
         waiting.when_committed(lambda: awaited.append((there, len(stored))))
 
     for number, step in enumerate([*order, *["take", "commit"] * 60]):
-        if step == "take":
-            taken = waiting.take(max_records)
-            assert len(taken) <= max_records
-        elif step == "commit" and taken is not None:
-            stored += [*taken.records, *taken.quarantined]
-            taken = None
+        if step == "take" and (batch := waiting.take(max_records)) not in taken and batch:
+            taken.append(batch)
+        elif step == "take ahead" and (ahead := waiting.take_ahead(max_records)) is not None:
+            taken.append(ahead)
+            assert len(ahead) == max_records
+        elif step == "commit" and taken:
+            assert len(taken[0]) <= max_records
+            stored += [*taken[0].records, *taken.pop(0).quarantined]
             waiting.committed()
         elif step == "quarantine":
             waiting.arriving.add_quarantined(quarantined(number))

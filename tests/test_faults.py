@@ -5,6 +5,7 @@ import pytest
 from tests.faults.kills import kill_under_load
 from tests.faults.storms import (
     end_under_load,
+    kill_what_stores,
     reconnect_storm,
     reload_under_load,
     restart_with_kept_connections,
@@ -17,6 +18,13 @@ def test_a_kill_takes_the_last_moments_at_most_and_no_logged_call(rate: int) -> 
     assert result.faults == [], result
     assert result.kills == 4
     assert result.stored > 0
+
+
+@pytest.mark.parametrize("rate", [500, 4000])
+def test_a_kill_of_the_process_that_stores_loses_nothing(rate: int) -> None:
+    outcome = kill_what_stores(3, rate=rate, seed=rate)
+    assert (outcome.lost, outcome.doubled) == (0, 0)
+    assert outcome.sent > 0
 
 
 def test_a_restart_under_load_loses_nothing_of_a_kept_connection() -> None:

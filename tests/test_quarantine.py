@@ -13,7 +13,7 @@ from cdrd.batch import QuarantinedReport
 from cdrd.quarantine import drop_quarantined, read_quarantine, retry
 from cdrd.schema import migrate
 from cdrd.sender import Sender
-from cdrd.store import commit
+from tests.committing import commit
 
 RECEIVED_AT = "2017-09-14T01:30:45.123Z"
 HQ = Sender("hq", UTC, (ip_network("192.0.2.0/24"),))

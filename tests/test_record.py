@@ -20,7 +20,7 @@ from cdrd.batch import Batch
 from cdrd.record import ABSENT_SECONDS, CallRecord, NotARecord, make_records, utc_milliseconds
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.schema import migrate
-from cdrd.store import commit
+from tests.committing import commit
 
 SAMPLES = Path(__file__).parent / "samples"
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -10,7 +10,8 @@ import pytest
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall
 from cdrd.record import CallRecord
 from cdrd.schema import migrate
-from cdrd.store import IMPORT, Committed, commit, read_progress, read_records
+from cdrd.store import IMPORT, Committed, read_progress, read_records
+from tests.committing import commit
 from tests.example import CALL, call, varied
 
 BAD = QuarantinedReport("now", "hq", "history.csv", IMPORT, "no callid", b"a,b", 3)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,41 @@ async def test_more_than_max_records_becomes_several_commits_in_order(bench: Ben
     await run_until_stopped(bench.writer(max_records=10))
     assert bench.stored() == [(number + 1, call(number).call_id) for number in range(25)]
     assert bench.made_room == 3
+
+
+@pytest.mark.asyncio
+async def test_a_whole_batch_is_at_hand_when_the_one_in_front_is_stored(bench: Bench) -> None:
+    slow_disk = threading.Event()
+    blocking = asyncio.create_task(bench.store.run(lambda _: slow_disk.wait(SOON)))
+    writer = bench.writer(max_records=10)
+    async with running(writer):
+        bench.receive(*range(15))
+        writer.wake()
+        await asyncio.sleep(0)
+        assert len(bench.waiting.arriving) == 5, "a part of a batch may become a whole one"
+        bench.receive(*range(15, 40))
+        writer.wake()
+        assert len(bench.waiting.arriving) == 20, "one whole batch ahead, and not all"
+        assert len(bench.waiting) == 40
+        slow_disk.set()
+        await blocking
+    assert bench.stored() == [(number + 1, call(number).call_id) for number in range(40)]
+
+
+@pytest.mark.asyncio
+async def test_what_was_ahead_of_a_failure_is_stored_behind_it(bench: Bench) -> None:
+    await bench.store.run(lambda c: c.execute("PRAGMA busy_timeout = 10").fetchall())
+    other = sqlite3.connect(bench.store.path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    writer = bench.writer(max_records=10)
+    async with running(writer):
+        bench.receive(*range(35))
+        writer.wake()
+        await until_failing(bench, writer)
+        other.execute("ROLLBACK")
+        other.close()
+    assert bench.stored() == [(number + 1, call(number).call_id) for number in range(35)]
+    assert [line["seq"] for line in bench.events("call_released")] == list(range(1, 36))
 
 
 @pytest.mark.asyncio

@@ -10,9 +10,9 @@ import uvloop
 
 from cdrd.commands.arguments import add_config_argument
 from cdrd.config import ConfigError, find_config, load_config, missing_packages
-from cdrd.daemon import serve
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.store import StoreUnusable
+from cdrd.store_process import StoreProcess
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not config.pbx:
         print(f"{path}: no [[pbx]] is configured: every peer will be refused", file=sys.stderr)
     try:
+        process = StoreProcess()
+        # Imported here: it takes a tenth of a second, in which the process gets ready.
+        from cdrd.daemon import serve  # noqa: PLC0415
+
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(config, path))
+            runner.run(serve(config, path, process))
     except (StoreUnusable, OSError, sqlite3.Error) as error:
         print(f"cdrd serve: {error}", file=sys.stderr)
         return EXIT_FAILED

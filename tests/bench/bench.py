@@ -70,17 +70,23 @@ class Daemon:
             time.sleep(0.02)
         raise SystemExit("the daemon did not start")
 
+    def _processes(self) -> list[Path]:
+        """Return the daemon and its process that stores."""
+        own = Path(f"/proc/{self.process.pid}")
+        children = (own / "task" / own.name / "children").read_text().split()
+        return [own, *(Path(f"/proc/{child}") for child in children)]
+
     def cpu_seconds(self) -> float:
-        """Return the CPU seconds used so far, the kernel's work for the process included."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+        """Return the CPU seconds used so far, the kernel's work for the processes included."""
+        stats = [(path / "stat").read_text().rpartition(")")[2] for path in self._processes()]
+        ticks = [int(fields[11]) + int(fields[12]) for fields in map(str.split, stats)]
+        return sum(ticks) / CLOCK_TICKS
 
     def peak_mib(self) -> float:
-        """Return the peak resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert found is not None
-        return int(found[1]) / 1024
+        """Return the peak resident memory of the processes, what they share counted twice."""
+        statuses = [(path / "status").read_text() for path in self._processes()]
+        peaks = [re.search(r"VmHWM:\s+(\d+) kB", status) for status in statuses]
+        return sum(int(peak[1]) for peak in peaks if peak) / 1024
 
     def stop(self) -> dict[str, int]:
         """End the daemon; return the last line of its log."""

@@ -10,6 +10,7 @@ from tests.faults.kills import Kills, kill_under_load
 from tests.faults.storms import (
     Outcome,
     end_under_load,
+    kill_what_stores,
     reconnect_storm,
     reload_under_load,
     restart_with_kept_connections,
@@ -48,13 +49,20 @@ def main() -> int:
     add("restart, connection kept", restarts, ended)
     crashed = restart_with_kept_connections(restarts, crash=True)
     add("SIGKILL, connection kept", restarts, crashed)
+    unstored = kill_what_stores(arguments.restarts, rate=2000, seed=arguments.seed)
+    add("SIGKILL of the process that stores", arguments.restarts, unstored)
     reloaded = reload_under_load(arguments.reloads)
     add("reload, every third file broken", arguments.reloads, reloaded)
     stopped = end_under_load()
     add("SIGTERM", 1, stopped)
     storm = reconnect_storm(50, 3000)
     add("50 PBXs with 3,000 records each", 1, storm)
-    for name, outcome in (("restart", ended), ("reload", reloaded), ("SIGTERM", stopped)):
+    for name, outcome in (
+        ("restart", ended),
+        ("SIGKILL of the process that stores", unstored),
+        ("reload", reloaded),
+        ("SIGTERM", stopped),
+    ):
         if outcome.lost or outcome.doubled:
             faults.append(f"nothing is lost or doubled by a {name}")
     if crashed.doubled or storm.lost or storm.doubled:

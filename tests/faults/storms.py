@@ -1,5 +1,7 @@
 """Many PBXs at once, orderly ends and reloads under load: nothing is lost, nothing is doubled."""
 
+import os
+import random
 import signal
 import tempfile
 import threading
@@ -9,7 +11,13 @@ from typing import NamedTuple
 
 from tests.faults.oracle import SendingPbx, call, read
 from tests.manager import Manager
-from tests.running import HQ, RunningDaemon, assert_accounted, send
+from tests.running import (
+    HQ,
+    RunningDaemon,
+    assert_accounted,
+    assert_each_row_is_logged,
+    send,
+)
 
 
 class Outcome(NamedTuple):
@@ -70,6 +78,30 @@ def end_under_load() -> Outcome:
         status, stopped = daemon.stop()
         assert status == 0
         assert_accounted(stopped)
+        return _compare(daemon.database, pbx.numbers, began)
+
+
+def kill_what_stores(kills: int, *, rate: float, seed: int) -> Outcome:
+    """SIGKILL the process that stores, at random moments while calls come; the daemon goes on."""
+    moments = random.Random(seed)
+    with (
+        tempfile.TemporaryDirectory(prefix="cdrd-stores-") as directory,
+        RunningDaemon(Path(directory), HQ) as daemon,
+    ):
+        began = time.monotonic()
+        with SendingPbx(daemon.port, rate=rate) as pbx:
+            for kill in range(kills):
+                daemon.wait_for("call_released", call_id=pbx.last_call_id)
+                time.sleep(moments.uniform(0, 0.1))  # the moment of the kill is what is tried
+                os.kill(daemon.storing_process(), signal.SIGKILL)
+                daemon.wait_for("store_replaced", times=kill + 1, status=-signal.SIGKILL)
+            pbx.stop()
+            assert not pbx.broken
+        daemon.wait_for("call_released", call_id=pbx.last_call_id)
+        status, stopped = daemon.stop()
+        assert status == 0
+        assert_accounted(stopped)
+        assert_each_row_is_logged(daemon.database, daemon.found("call_released"))
         return _compare(daemon.database, pbx.numbers, began)
 
 

@@ -1,0 +1,239 @@
+"""Turns functions of a ``sqlite3.Connection`` into work of a process of its own.
+
+One interpreter decodes while the other one stores: in one process each would wait for the other,
+at every step of a statement. The rule that must stay true: what a request asks for is done once,
+in the order of the requests, or its caller is told that nobody knows; a process whose caller is
+gone does what it has been asked for and ends, with the database's lock in its hands until then.
+"""
+
+import asyncio
+import os
+import pickle
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Concatenate, Final, Self, cast
+
+import uvloop
+
+from cdrd.connection import Arguments, Connect, Result, ThreadConnection
+
+SIZE_BYTES: Final = 8
+END_SECONDS: Final = 5.0
+LOCK: Final = b"L"  # comes with the descriptor of the database's lock, before any request
+CLOSE: Final = "close"
+
+
+class ProcessEnded(sqlite3.OperationalError):
+    """The process has ended before it answered: what it was asked for is done, or it is not."""
+
+
+class StoreProcess:
+    """The process, started: it waits for a database to open, and ends with its caller."""
+
+    def __init__(self) -> None:
+        """Start it. Raises OSError."""
+        self.caller, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "cdrd.store_process", str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # a terminal's Ctrl-C is for its caller
+            )
+        except OSError:
+            self.caller.close()
+            raise
+        finally:
+            theirs.close()
+
+    async def end(self) -> int:
+        """Close the connection, and wait until the process has ended; return its exit status."""
+        self.caller.close()
+        try:
+            return await asyncio.to_thread(self._process.wait, END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return await asyncio.to_thread(self._process.wait)
+
+
+class _Messages(asyncio.Protocol):
+    """One end of the connection between the two: each message a pickle, behind its size."""
+
+    transport: asyncio.WriteTransport
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is by no inheritance
+
+    def send(self, message: object) -> None:
+        """Send a message."""
+        text = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        self.transport.write(len(text).to_bytes(SIZE_BYTES, "little") + text)
+
+    def data_received(self, data: bytes) -> None:
+        """Take each message as it becomes whole."""
+        received = self._received
+        received += data
+        while len(received) >= SIZE_BYTES:
+            end = SIZE_BYTES + int.from_bytes(received[:SIZE_BYTES], "little")
+            if len(received) < end:
+                return
+            text = received[SIZE_BYTES:end]
+            del received[:end]
+            self.message_received(text)
+
+    def message_received(self, text: bytearray) -> None:
+        """Take a message: for either end to do."""
+
+
+class ProcessConnection(_Messages):
+    """A database connection in a process of its own; made with ``open``."""
+
+    def __init__(self, process: StoreProcess) -> None:
+        super().__init__()
+        self._process = process
+        self._asked: deque[asyncio.Future[Any]] = deque()
+        self.ended = False
+
+    @classmethod
+    async def open(cls, process: StoreProcess, connect: Connect, lock: int) -> Self:
+        """Have the process connect; raises what ``connect`` raises.
+
+        ``lock`` is a descriptor that stays open in the process for as long as it lives.
+        """
+        with suppress(OSError):  # it has ended, as is seen at once
+            socket.send_fds(process.caller, [LOCK], [lock])
+        loop = asyncio.get_running_loop()
+        _, self = await loop.create_unix_connection(partial(cls, process), sock=process.caller)
+        try:
+            await self._ask(connect)
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def run(
+        self,
+        function: Callable[Concatenate[sqlite3.Connection, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Run a function of the connection; raises what it raises, and ProcessEnded."""
+        result: Result = await self._ask((function, args, kwargs))
+        return result
+
+    async def close(self) -> int:
+        """Close it once all that it was asked for is done; return the process's exit status."""
+        with suppress(ProcessEnded):
+            await self._ask(CLOSE)
+        return await self._end()
+
+    def message_received(self, text: bytearray) -> None:
+        """Hand an answer over to whoever has asked."""
+        asked = self._asked.popleft()
+        result, error = pickle.loads(text)  # noqa: S301 - from our own process
+        if asked.cancelled():
+            return
+        if error is None:
+            asked.set_result(result)
+        else:
+            asked.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever has asked that there will be no answer."""
+        self.ended = True
+        for asked in self._asked:
+            if not asked.cancelled():
+                asked.set_exception(_ended(exc))
+        self._asked.clear()
+
+    async def _ask(self, request: object) -> Any:
+        if self.ended:
+            raise _ended()
+        self.send(request)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked.append(answer)
+        return await answer
+
+    async def _end(self) -> int:
+        self.transport.close()
+        return await self._process.end()
+
+
+def _ended(error: Exception | None = None) -> ProcessEnded:
+    return ProcessEnded(f"the process that stores has ended{f': {error}' if error else ''}")
+
+
+class _Requests(_Messages):
+    """The caller, as the process sees it; None stands for its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: asyncio.Queue[bytearray | None] = asyncio.Queue()
+
+    def message_received(self, text: bytearray) -> None:
+        self.waiting.put_nowait(text)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever it was
+        self.waiting.put_nowait(None)
+
+    def answer(self, result: object, error: Exception | None) -> None:
+        """Answer the request that is next; nobody may be there to hear it."""
+        if not self.transport.is_closing():
+            self.send((result, error))
+
+
+async def _serve(caller: socket.socket) -> None:
+    """Do what is asked for until the caller closes the connection, or is gone."""
+    loop = asyncio.get_running_loop()
+    _, requests = await loop.create_unix_connection(_Requests, sock=caller)
+    connection: ThreadConnection | None = None
+    while (text := await requests.waiting.get()) is not None:
+        result = error = None
+        try:
+            request = pickle.loads(text)  # noqa: S301 - of our caller
+            if connection is None:
+                connection = await ThreadConnection.open(request)
+            elif request == CLOSE:
+                await connection.close()
+            else:
+                function, args, kwargs = request
+                result = await connection.run(function, *args, **kwargs)
+        except Exception as failed:  # noqa: BLE001 - whatever it is, the caller raises it
+            error = failed
+        requests.answer(result, error)
+
+
+def main() -> None:
+    """Serve whoever has started this process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the caller's end is ours
+    caller = socket.socket(fileno=int(sys.argv[1]))
+    # The lock is never closed: it ends with the process.
+    if socket.recv_fds(caller, len(LOCK), 1)[0] == LOCK:
+        caller.setblocking(False)
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(caller))
+        except BaseException:  # noqa: BLE001 - likewise
+            traceback.print_exc()
+        # A connection that its caller has not closed must not be: that takes the WAL from readers
+        # who may not make it anew. Its thread would keep the process alive.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""What the tests ask of the process that stores: it imports this module to do it."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+
+def process_id(_: sqlite3.Connection) -> int:
+    return os.getpid()
+
+
+def end_process(_: sqlite3.Connection) -> None:
+    os._exit(1)
+
+
+def commit_and_end(connection: sqlite3.Connection, seq: int) -> None:
+    connection.execute("UPDATE progress SET last_seq = ?", (seq,))
+    os._exit(1)
+
+
+def refuse(connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT INTO progress VALUES (2, 0, 0, x'')")
+
+
+def wait_for_file(connection: sqlite3.Connection, path: str) -> int:
+    """Wait, as a slow disk would make it, until somebody has written into a pipe."""
+    with Path(path).open() as pipe:
+        pipe.read()
+    return connection.total_changes
