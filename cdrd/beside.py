@@ -63,7 +63,7 @@ class Beside:
         committed = await self._writer.commit_beside(retried.batch)
         return {
             "resolved": len(retried.batch.resolved),
-            "stored": len(committed.stored),
+            "stored": committed.added,
             "duplicate": committed.duplicates,
             "staying": retried.staying,
         }
@@ -74,7 +74,7 @@ class Beside:
     async def _import_calls(self, request: Request) -> Answer:
         committed = await self._writer.commit_beside(handover.read_request(request))
         return {
-            "stored": len(committed.stored),
+            "stored": committed.added,
             "duplicate": committed.duplicates,
             "quarantined": len(committed.quarantined),
         }

@@ -6,11 +6,11 @@ Rows whose lines would not fit in memory are read again once there is room for t
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+from cdrd.block import StoredRows, rows_of
 from cdrd.log import LineWriter, Logger, log_calls, number_rule
-from cdrd.record import CallRecord
 from cdrd.store import Store, read_progress, read_records
 
 PAGE_ROWS: Final = 1000
@@ -39,15 +39,15 @@ class CallLog:
         self._behind.set()
         await self._catch_up()
 
-    def tell(self, stored: Sequence[tuple[int, CallRecord]]) -> None:
+    def tell(self, rows: StoredRows) -> None:
         """Tell the new rows of a commit, now or later."""
         if self._lines.full:
             self._behind.set()
         if self._behind.is_set():  # an import may have filled a place before what is told
-            stored = [row for row in stored if row[0] <= self._told]
-        if stored:
-            self._told = max(self._told, stored[-1][0])
-            log_calls(self._log, self._lines, stored)
+            rows = replace(rows, seqs=[seq if seq <= self._told else 0 for seq in rows.seqs])
+        if rows.last_seq:
+            self._told = max(self._told, rows.last_seq)
+            log_calls(self._log, self._lines, rows)
 
     def look_behind(self) -> None:
         """Have ``run`` look for rows whose commit was not heard of."""
@@ -74,4 +74,4 @@ class CallLog:
                 self._behind.clear()
                 return
             self._told = rows[-1][0]
-            log_calls(self._log, self._lines, rows)
+            log_calls(self._log, self._lines, rows_of(rows))

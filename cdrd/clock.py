@@ -6,7 +6,7 @@ its call is released, so what lies between that and its arrival is the error of 
 """
 
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import Final, NamedTuple
@@ -21,9 +21,6 @@ TOLERANCE: Final = 30
 
 WITNESSES: Final = 5
 """So many reports in a row have to agree: one alone may have been held up on its way."""
-
-LOOKS: Final = 20
-"""So many records of one commit are looked at: in a flood the others tell the same."""
 
 
 class OffsetJump(NamedTuple):
@@ -61,10 +58,10 @@ class ClockWatch:
         self.zones = zones or {}
         self._clocks: defaultdict[str, _Clock] = defaultdict(_Clock)
 
-    def look(self, stored: Sequence[tuple[int, CallRecord]]) -> list[Jump]:
-        """Return what is to be said, given the rows of the next commit."""
+    def look(self, records: Iterable[CallRecord]) -> list[Jump]:
+        """Return what is to be said, given some of the records of the next commit."""
         jumps: list[Jump] = []
-        for _, record in stored[:: max(1, len(stored) // LOOKS)]:
+        for record in records:
             if record.source in LIVE and record.pbx in self.zones:
                 clock = self._clocks[record.pbx]
                 started = datetime.fromisoformat(record.started_at)

@@ -115,7 +115,7 @@ class Drainer:
             return {"damaged": len(piece.damaged)}
         committed = await to_its_end(self._writer.commit_beside(piece.batch))
         return {
-            "stored": len(committed.stored),
+            "stored": committed.added,
             "duplicate": committed.duplicates,
             "quarantined": len(committed.quarantined),
             "damaged": len(piece.damaged),

@@ -259,7 +259,7 @@ class GapFollower:
         """Commit a batch and tell its rows, also when we are stopped meanwhile."""
         committed = await to_its_end(self._writer.commit_beside(batch))
         return Counter(
-            stored=len(committed.stored),
+            stored=committed.added,
             duplicate=committed.duplicates,
             quarantined=len(committed.quarantined),
         )

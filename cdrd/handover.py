@@ -57,8 +57,7 @@ def make_requests(batch: Batch, max_bytes: int) -> Iterator[Request]:
 def read_request(request: Request) -> Batch:
     """Return the batch that a request brings. Raises Unfit."""
     batch = Batch()
-    for row in _checked(request, "records", _RECORD):
-        batch.add(CallRecord(*row))
+    batch.add(*(CallRecord(*row) for row in _checked(request, "records", _RECORD)))
     for seq, local_told, *row in _checked(request, "restored", _RESTORED):
         batch.add_restored(RestoredCall(seq, CallRecord(*row), local_told))
     for row in _checked(request, "quarantined", _QUARANTINED):

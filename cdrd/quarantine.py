@@ -74,9 +74,8 @@ def retry(kept: Iterable[Kept], senders: Sequence[Sender], max_report_bytes: int
             told = f"{report.reason}: {advice}" if advice else reason
             retried.staying.append((quarantine_id, told))
             continue
-        for record in batch.records:
-            retried.batch.add(record)
-        retried.batch.mended.extend(batch.mended)
+        for block in batch.blocks:
+            retried.batch.add_block(block)
         retried.batch.resolved.append(quarantine_id)
     return retried
 
@@ -104,7 +103,7 @@ def _decode(
     batch = waiting.arriving
     if batch.quarantined:
         return batch.quarantined[0].reason, Batch()
-    if not batch.records:
+    if not batch.count:
         return "it holds no record", Batch()
     return "", batch
 

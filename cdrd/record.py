@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache, partial
 from itertools import repeat
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 from cdrd.report import ReleasedCall
@@ -174,10 +174,10 @@ def make_records(
         repeat(received_at),
         raws,
     )
-    return list(map(_new_record, rows))
+    return list(map(new_record, rows))
 
 
-_new_record: Callable[[tuple[str | int, ...]], CallRecord] = partial(tuple.__new__, CallRecord)
+new_record: Callable[[tuple[Any, ...]], CallRecord] = partial(tuple.__new__, CallRecord)
 """A NamedTuple's own constructor is a Python function and takes 0.45 us; this takes 0.21."""
 
 

@@ -4,15 +4,16 @@ The rule that must stay true: an exported record comes back as it was, to the by
 a line that no cdrd can have written raises ``NotARecord`` with the reason.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
-from functools import lru_cache, partial
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
 
 import orjson
 
 from cdrd.batch import RestoredCall
+from cdrd.line import LOGGED
 from cdrd.record import (
     ABSENT,
     ABSENT_SECONDS,
@@ -22,29 +23,12 @@ from cdrd.record import (
     CallRecord,
     NotARecord,
     identities,
+    new_record,
     starts,
 )
 
 COLUMNS: Final = ("seq", *CallRecord._fields[1:])
 """The view ``calls``: the record's fields, with ``seq`` in place of the identity."""
-
-LOGGED: Final = (
-    "seq",
-    "pbx",
-    "call_id",
-    "started_at",
-    "caller",
-    "callee",
-    "source_trunk",
-    "destination_trunk",
-    "duration",
-    "talk_duration",
-    "status",
-    "call_type",
-    "recording",
-    "source",
-)
-"""What a ``call_released`` line tells of the record."""
 
 MAX_SEQ: Final = 2**53 - 1
 """Beyond it other programs lose digits; and the numbers behind a ``seq`` must never run out."""
@@ -91,11 +75,8 @@ def restore_exported(lines: Sequence[Mapping[str, Any]]) -> list[RestoredCall]:
     told = _check_starts(columns)
     identifying = (map(str, columns[name]) for name in _IDENTIFYING)
     fields = [columns[name] for name in CallRecord._fields[1:]]
-    records = map(_new_record, zip(identities(told, *identifying), *fields, strict=True))
+    records = map(new_record, zip(identities(told, *identifying), *fields, strict=True))
     return list(map(RestoredCall, columns["seq"], records))
-
-
-_new_record: Callable[[tuple[Any, ...]], CallRecord] = partial(tuple.__new__, CallRecord)
 
 
 def restore_logged(line: Mapping[str, Any], text: str, zone: tzinfo) -> RestoredCall:

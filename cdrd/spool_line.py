@@ -35,12 +35,12 @@ class Read(NamedTuple):
 
 def spell_lines(batch: Batch) -> Iterator[bytes]:
     """Spell each record and each quarantined report; what JSON cannot hold becomes the latter."""
-    mended = set(map(id, batch.mended))
-    for record in batch.records:
-        try:
-            yield _spell(MENDED if id(record) in mended else "records", tuple(record))
-        except orjson.JSONEncodeError as error:
-            yield _spell_quarantined(quarantine_of(record, f"refused by the spool: {error}"))
+    for block in batch.blocks:
+        for record in block.records:
+            try:
+                yield _spell(MENDED if block.mended else "records", tuple(record))
+            except orjson.JSONEncodeError as error:
+                yield _spell_quarantined(quarantine_of(record, f"refused by the spool: {error}"))
     for report in batch.quarantined:
         yield _spell_quarantined(report)
 

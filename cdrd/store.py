@@ -12,21 +12,15 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Concatenate, Final, NamedTuple, Self
 
 from cdrd.background import to_its_end
-from cdrd.batch import (
-    RECORD_OVERHEAD_BYTES,
-    Batch,
-    QuarantinedReport,
-    RestoredCall,
-    quarantine_of,
-)
+from cdrd.batch import Batch, QuarantinedReport, RestoredCall, quarantine_of
+from cdrd.block import StoredRows, rows_of
 from cdrd.connection import Arguments, Connection, Result, ThreadConnection
 from cdrd.frame import KIB
 from cdrd.record import MAX_INTEGER, CallRecord
@@ -76,15 +70,6 @@ class StoreUnusable(Exception):
     """The database cannot be opened for writing; the text says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """What one commit made of a batch: each new row with its ``seq``, in the order received."""
-
-    stored: list[tuple[int, CallRecord]] = field(default_factory=list)
-    duplicates: int = 0
-    quarantined: list[tuple[int, QuarantinedReport]] = field(default_factory=list)
-
-
 class Outcome(NamedTuple):
     """What one commit made of a batch, without the records, which whoever asked for it has."""
 
@@ -93,12 +78,36 @@ class Outcome(NamedTuple):
     duplicates: int
     quarantined: list[tuple[int, QuarantinedReport]]
 
-    def of(self, batch: Batch) -> Committed:
-        """Tell it with the batch's records."""
-        rows = zip(self.seqs, batch.records, strict=True)
-        restored = zip(self.restored, (call.record for call in batch.restored), strict=True)
-        stored = [(seq, record) for seq, record in chain(rows, restored) if seq]
-        return Committed(stored, self.duplicates, self.quarantined)
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What one commit made of a batch: its new rows, and what added none."""
+
+    rows: StoredRows
+    restored: StoredRows
+    duplicates: int
+    quarantined: list[tuple[int, QuarantinedReport]]
+
+    @property
+    def added(self) -> int:
+        """How many rows are new."""
+        return self.rows.count + self.restored.count
+
+    @property
+    def stored(self) -> list[tuple[int, CallRecord]]:
+        """The new rows' records, each behind its ``seq``, in the order received."""
+        return self.rows.records() + self.restored.records()
+
+
+def committed_of(outcome: Outcome, batch: Batch) -> Committed:
+    """Tell what became of a batch with its records."""
+    restored = zip(outcome.restored, (call.record for call in batch.restored), strict=True)
+    return Committed(
+        StoredRows(outcome.seqs, batch.blocks),
+        rows_of([(seq, record) for seq, record in restored if seq]),
+        outcome.duplicates,
+        outcome.quarantined,
+    )
 
 
 class Turn(NamedTuple):
@@ -206,9 +215,8 @@ class Store:
         ``turn``: where it may be asked for before the commit in front of it has returned.
         """
         outcome = await self.run(commit_in_turn, batch, logged_seq, turn or Turn())
-        text_pages = (batch.size - len(batch) * RECORD_OVERHEAD_BYTES) // PAGE_BYTES
-        self._wal_pages += PAGES_A_COMMIT + len(batch) // ROWS_A_PAGE + text_pages
-        return outcome.of(batch)
+        self._wal_pages += PAGES_A_COMMIT + batch.size // PAGE_BYTES
+        return committed_of(outcome, batch)
 
     async def checkpoint_if_due(self) -> Checkpoint | None:
         """Copy the WAL into the database once it has grown by 16 MiB; never waits for readers."""
@@ -481,13 +489,13 @@ def _commit(
     connection: sqlite3.Connection,
     batch: Batch,
     logged_seq: int,
-    insert: Callable[[sqlite3.Connection, Sequence[CallRecord], int], "_Inserted"],
+    insert: Callable[[sqlite3.Connection, Batch, int], "_Inserted"],
 ) -> Outcome:
     with transaction(connection):
         (last_seq,) = connection.execute(
             "SELECT max(last_seq, ifnull((SELECT max(seq) FROM call), 0)) FROM progress"
         ).fetchone()
-        seqs, refused = insert(connection, batch.records, last_seq + 1)
+        seqs, refused = insert(connection, batch, last_seq + 1)
         restored, unfit = _restore(connection, batch.restored, max(last_seq, *seqs, 0))
         refused = [*refused, *unfit]
         last_seq = max(last_seq, *seqs, *restored, 0)
@@ -514,26 +522,31 @@ class _NotAllNew(Exception):
     """A record of the batch is stored already, or twice in it."""
 
 
-def _insert_new(
-    connection: sqlite3.Connection, records: Sequence[CallRecord], seq: int
-) -> _Inserted:
+def _insert_new(connection: sqlite3.Connection, batch: Batch, seq: int) -> _Inserted:
     """Insert records that are all new, many a statement. Raises _NotAllNew."""
+    columns = batch.columns()
+    width = len(CallRecord._fields)
+    whole = batch.count - batch.count % ROWS_A_STATEMENT
     inserted = 0
-    whole = len(records) - len(records) % ROWS_A_STATEMENT
-    for start in range(0, whole, ROWS_A_STATEMENT):
-        rows = chain.from_iterable(records[start : start + ROWS_A_STATEMENT])
-        inserted += connection.execute(_INSERT_MANY, [seq + start, *rows]).rowcount
-    for row in range(whole, len(records)):
-        inserted += connection.execute(_INSERT_ONE, [seq + row, *records[row]]).rowcount
-    if inserted < len(records):
+    for row in range(0, whole, ROWS_A_STATEMENT):
+        rows = columns[row * width : (row + ROWS_A_STATEMENT) * width]
+        inserted += connection.execute(_INSERT_MANY, [seq + row, *rows]).rowcount
+    for row in range(whole, batch.count):
+        columns_of_row = columns[row * width : (row + 1) * width]
+        inserted += connection.execute(_INSERT_ONE, [seq + row, *columns_of_row]).rowcount
+    if inserted < batch.count:
         raise _NotAllNew
-    return range(seq, seq + len(records)), []
+    return range(seq, seq + batch.count), []
 
 
-def _insert_each(
-    connection: sqlite3.Connection, records: Sequence[CallRecord], seq: int
-) -> _Inserted:
+def _insert_each(connection: sqlite3.Connection, batch: Batch, seq: int) -> _Inserted:
     """Insert records one by one: a duplicate adds no row, one that SQLite refuses costs itself."""
+    return _insert_records(connection, batch.records, seq)
+
+
+def _insert_records(
+    connection: sqlite3.Connection, records: Iterable[CallRecord], seq: int
+) -> _Inserted:
     seqs: list[int] = []
     refused = []
     for record in records:
@@ -566,7 +579,7 @@ def _restore(
             seqs.append(0)
             continue
         free = wanted > last_seq or not connection.execute(_SEQ_TAKEN, (wanted,)).fetchone()
-        added, unfit = _insert_each(connection, [record], wanted if free else last_seq + 1)
+        added, unfit = _insert_records(connection, [record], wanted if free else last_seq + 1)
         last_seq = max(last_seq, *added)
         seqs += added
         refused += [report._replace(source=IMPORT) for report in unfit]

@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from cdrd.batch import QuarantinedReport, Waiting
+from cdrd.block import pack
 from cdrd.frame import PAYLOAD_BYTES, Broken, Frame, Framer, Lines
-from cdrd.record import CallRecord, NotARecord, make_records
+from cdrd.record import NotARecord, make_records
 from cdrd.report import OtherEvent, ReleasedCall, Unreadable, read_reports
 from cdrd.sender import Origin
 
@@ -108,13 +109,12 @@ class ReportStream:
                 taken.left.append(place)
         raws = [bodies[place].decode().strip() for place in taken.waiting]
         try:
-            records = self._make_records(calls, raws, received_at) if calls else []
+            if calls:
+                self._store_calls(calls, raws, received_at)
+                self._count(len(calls))
         except NotARecord:
             taken.left.extend(taken.waiting)
             taken.waiting.clear()
-        else:
-            self._count(len(records))
-            self._waiting.arriving.add(*records)
         return taken
 
     def leave(self) -> bytes:
@@ -172,7 +172,7 @@ class ReportStream:
         if not calls:
             return
         try:
-            records = self._make_records(calls, raws, received_at)
+            self._store_calls(calls, raws, received_at, mended=mended)
         except NotARecord as error:
             if len(calls) == 1:
                 pbx = self._pbx_name(calls[0])
@@ -180,19 +180,22 @@ class ReportStream:
                 return
             for call, raw in zip(calls, raws, strict=True):
                 self._take_calls([call], [raw], received_at, mended=mended)
-        else:
-            self._waiting.arriving.add(*records, mended=mended)
 
-    def _make_records(
-        self, calls: Sequence[ReleasedCall], raws: Sequence[str], received_at: str
-    ) -> list[CallRecord]:
-        """Make the records of calls that are all of one PBX. Raises NotARecord."""
+    def _store_calls(
+        self,
+        calls: Sequence[ReleasedCall],
+        raws: Sequence[str],
+        received_at: str,
+        *,
+        mended: bool = False,
+    ) -> None:
+        """Take custody of the records of calls that are all of one PBX. Raises NotARecord."""
         senders = [self.origin.sender(call.pbx_serial) for call in calls]
         sender = senders[0]
         if sender is None or any(other is not sender for other in senders):
             serial = calls[0].pbx_serial
             raise NotARecord(f"serial {serial!r} belongs to no PBX configured at this address")
-        return make_records(
+        records = make_records(
             calls,
             raws,
             pbx=sender.name,
@@ -200,6 +203,9 @@ class ReportStream:
             source=self.source,
             received_at=received_at,
         )
+        # What JSON escapes in a field it has escaped in the report, with a backslash.
+        plain = "\\" not in "".join((sender.name, *raws)) and '"' not in sender.name
+        self._waiting.arriving.add_block(pack(records, plain=plain, mended=mended))
 
     def _pbx_name(self, call: ReleasedCall) -> str:
         sender = self.origin.sender(call.pbx_serial)

@@ -175,7 +175,7 @@ class Writer:
             totals.spooled += len(batch)
             self._tell_spooled()
         else:
-            totals.stored += len(committed.stored)
+            totals.stored += committed.added
             totals.duplicate += committed.duplicates
             totals.quarantined += len(committed.quarantined)
             self._tell(batch, committed)
@@ -188,7 +188,8 @@ class Writer:
         self._tell_wal(await self._checkpoint())
 
     def _tell(self, batch: Batch, committed: Committed) -> None:
-        self.calls.tell(committed.stored)
+        self.calls.tell(committed.rows)
+        self.calls.tell(committed.restored)
         for record in batch.mended:
             self._log.warning("report_mended", pbx=record.pbx, call_id=record.call_id, fault="\\_")
         for quarantine_id, report in committed.quarantined:
@@ -201,7 +202,7 @@ class Writer:
                 reason=report.reason,
                 size=report.size,
             )
-        for jump in self._clocks.look(committed.stored):
+        for jump in self._clocks.look(committed.rows.sample()):
             self._tell_jump(jump)
 
     def _tell_jump(self, jump: OffsetJump | ClockJump) -> None:
@@ -265,9 +266,13 @@ class Writer:
             self._begin(batch, behind=0)
         self._attempt_ahead()
         try:
-            return await self._attempts[0]
-        finally:
-            self._attempts.popleft()
+            committed = await self._attempts[0]
+        except sqlite3.Error:
+            failed, self._attempts = self._attempts, deque()
+            await asyncio.gather(*failed, return_exceptions=True)  # what was ahead has failed too
+            raise
+        self._attempts.popleft()
+        return committed
 
     def _attempt_ahead(self) -> None:
         """Have a whole batch at hand for when the one that is being stored is done.

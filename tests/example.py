@@ -1,9 +1,11 @@
 """An example record that the tests vary."""
 
+from collections.abc import Iterable
 from typing import Any
 
+from cdrd.batch import Batch
+from cdrd.line import LOGGED
 from cdrd.record import CallRecord, identities
-from cdrd.restore import LOGGED
 
 _FIELDS = CallRecord(
     identity=0,
@@ -72,6 +74,19 @@ def logged(record: CallRecord, seq: int = 7) -> dict[str, Any]:
 def call(number: int) -> CallRecord:
     """Make one of many records that differ in their call_id."""
     return varied(call_id=f"1505352615.{number}")
+
+
+def holding(records: Iterable[CallRecord], **others: Any) -> Batch:
+    """Make a batch of records, and of whatever else it has."""
+    batch = Batch(**others)
+    batch.add(*records)
+    return batch
+
+
+def content(batch: Batch) -> tuple[object, ...]:
+    """Return what a batch holds, in whatever blocks."""
+    kinds = (batch.quarantined, batch.restored, batch.resolved, batch.repeated)
+    return (batch.records, batch.mended, *kinds)
 
 
 CALL = varied()

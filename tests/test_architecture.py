@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "cdrd"
 CORE = {
     "address",
     "batch",
+    "block",
     "capture",
     "clock",
     "columns",
@@ -25,6 +26,7 @@ CORE = {
     "http_answer",
     "http_request",
     "leg",
+    "line",
     "local_time",
     "login",
     "period",

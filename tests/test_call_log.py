@@ -15,7 +15,7 @@ from cdrd.batch import Batch, RestoredCall
 from cdrd.call_log import CallLog
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
 from cdrd.store import MIB, Store
-from tests.example import call
+from tests.example import call, holding
 from tests.running import RunningDaemon
 from tests.test_serve import _sent_once_listening, following
 
@@ -33,9 +33,9 @@ class Bench:
     reading: int
 
     async def commit(self, *numbers: int, recording: str = "") -> None:
-        batch = Batch([call(number)._replace(recording=recording) for number in numbers])
+        batch = holding([call(number)._replace(recording=recording) for number in numbers])
         committed = await self.store.commit(batch, self.lines.logged_seq)
-        self.calls.tell(committed.stored)
+        self.calls.tell(committed.rows)
 
     async def read(self, rows: int) -> list[int]:
         """Read the log up to so many rows."""
@@ -107,15 +107,15 @@ async def test_a_row_that_an_import_puts_into_a_free_place_is_told_too(bench: Be
             await bench.commit(10 + one, recording=LARGE)
         assert bench.lines.full
         restored = Batch(restored=[RestoredCall(3, call(2)), RestoredCall(100, call(3))])
-        bench.calls.tell((await bench.store.commit(restored, 0)).stored)
+        bench.calls.tell((await bench.store.commit(restored, 0)).restored)
         told = await bench.read(number + 3)
     assert sorted(told) == [3, 5, *range(6, 6 + number), 100]
 
 
 @pytest.mark.asyncio
 async def test_what_an_earlier_run_left_untold_is_told_and_no_more(bench: Bench) -> None:
-    await bench.store.commit(Batch([call(1), call(2)]), 0)
-    await bench.store.commit(Batch([call(3)]), 1)
+    await bench.store.commit(holding([call(1), call(2)]), 0)
+    await bench.store.commit(holding([call(3)]), 1)
     await bench.calls.take_up("masked")
     assert await bench.read(2) == [2, 3]
 
@@ -136,7 +136,7 @@ async def test_lines_of_another_state_of_the_database_are_not_counted_in_this_on
 async def test_a_start_does_not_wait_for_a_log_that_nobody_reads(bench: Bench) -> None:
     number = 2 * WAITING_LIMIT_BYTES // len(LARGE)
     for one in range(number):
-        await bench.store.commit(Batch([call(one)._replace(recording=LARGE)]), 0)
+        await bench.store.commit(holding([call(one)._replace(recording=LARGE)]), 0)
     async with asyncio.timeout(SOON):
         await bench.calls.take_up("full")
     async with catching_up(bench.calls):

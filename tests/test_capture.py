@@ -20,7 +20,7 @@ from cdrd.capture import (
 from cdrd.history import HistoryStream
 from cdrd.sender import Origin, Sender
 from cdrd.stream import ReportStream, Totals
-from tests.example import CALL, call, exported, logged
+from tests.example import CALL, call, content, exported, logged
 
 SAMPLES = Path(__file__).parent / "samples"
 REPORTS = sorted(SAMPLES.glob("*.jsonl"))
@@ -134,7 +134,7 @@ def test_an_export_of_conferences_is_sent_to_its_own_command() -> None:
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
 def test_captured_reports_are_decoded_as_from_a_socket(path: Path) -> None:
     text = path.read_bytes()
-    assert hq(text).batch == from_socket(text)
+    assert content(hq(text).batch) == content(from_socket(text))
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
@@ -148,7 +148,7 @@ def test_reports_are_found_however_they_are_parted(path: Path) -> None:
         b"[" + text.replace(b"\n", b",\n") + b"]",
     ):
         capture = hq(spelled)
-        assert capture.batch == expected.batch
+        assert content(capture.batch) == content(expected.batch)
         assert capture.totals == expected.totals
 
 

@@ -41,7 +41,7 @@ def watch(*commits: list[CallRecord]) -> list[Jump]:
     clocks = ClockWatch({"hq": BERLIN, "shop": ZoneInfo("UTC")})
     said: list[Jump] = []
     for records in commits:
-        said += clocks.look(list(enumerate(records)))
+        said += clocks.look(records)
     return said
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cdrd.batch import Batch
 from cdrd.store import Store
-from tests.example import varied
+from tests.example import holding, varied
 from tests.running import RunningDaemon, cdrd, rows, send
 
 EVIL = (
@@ -60,7 +60,7 @@ async def fill(path: Path, *batches: Batch) -> None:
 
 
 def many(number: int) -> Batch:
-    return Batch(records=[varied(call_id=f"1505352615.{one}") for one in range(number)])
+    return holding([varied(call_id=f"1505352615.{one}") for one in range(number)])
 
 
 def stored(database: Path) -> list[dict[str, Any]]:
@@ -209,7 +209,7 @@ def test_65000_records_are_written_and_one_more_is_asked_for(tmp_path: Path) -> 
     asyncio.run(fill(path, many(65_000)))
     exported = cdrd("export", "calls", "--db", path, "--columns", "seq")
     assert (exported.returncode, len(exported.stdout.splitlines())) == (0, 65_001)
-    asyncio.run(fill(path, Batch(records=[varied(caller="one more")])))
+    asyncio.run(fill(path, holding([varied(caller="one more")])))
     refused = cdrd("export", "calls", "--db", path, "--columns", "seq")
     assert (refused.returncode, refused.stdout) == (1, "")
     for said in ("65001", "2017-09", "--split", "--no-limit", "--from"):

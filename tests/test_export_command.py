@@ -18,14 +18,13 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from cdrd.batch import Batch
 from cdrd.columns import RECORDS, lay_out
 from cdrd.export import LIMIT, UNDATED, open_snapshot, pages
 from cdrd.leg_store import Arrival, store_legs
 from cdrd.record import CallRecord
 from cdrd.selection import Selection
 from cdrd.store import Store, open_reader
-from tests.example import varied
+from tests.example import holding, varied
 from tests.portal_rows import IN_PROGRESS, NEW_YORK, ROW, leg
 from tests.running import DEADLINE_SECONDS, cdrd, rows
 
@@ -38,7 +37,7 @@ def fill(path: Path, records: Sequence[CallRecord]) -> Path:
     async def store() -> None:
         opened = await Store.open(path)
         for start in range(0, len(records), 5000):
-            await opened.commit(Batch(records=list(records[start : start + 5000])), 0)
+            await opened.commit(holding(list(records[start : start + 5000])), 0)
         await opened.close(0)
 
     asyncio.run(store())

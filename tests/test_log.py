@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from cdrd.block import rows_of
 from cdrd.log import (
     WAITING_LIMIT_BYTES,
     LineWriter,
@@ -70,7 +71,7 @@ def logger(out: Out, numbers: str = "full", level: str = "info") -> Logger:
 
 
 def test_a_call_has_the_keys_of_the_contract_in_their_order(out: Out) -> None:
-    log_calls(logger(out), out.lines, [(7, CALL)])
+    log_calls(logger(out), out.lines, rows_of([(7, CALL)]))
     (line,) = out.parsed()
     assert " ".join(line) == KEYS
     del line["timestamp"]
@@ -109,7 +110,7 @@ HOSTILE = ("},{", '"},{"', "\\", '\n{"event":"call_released"}', "\x1b[2J", "\u20
 def test_nothing_in_a_field_makes_a_line_of_its_own(out: Out, text: str, *, journal: bool) -> None:
     rows = [(seq, CALL._replace(caller=text, destination_trunk=text)) for seq in (1, 2)]
     log = make_logger(out.lines, journal=journal)
-    log_calls(log, out.lines, rows)
+    log_calls(log, out.lines, rows_of(rows))
     log.warning("peer_refused", first=text, second=text)
     lines = out.text().split("\n")
     assert lines.pop() == ""
@@ -126,7 +127,7 @@ def test_nothing_in_a_field_makes_a_line_of_its_own(out: Out, text: str, *, jour
 @pytest.mark.parametrize("console", [False, True])
 def test_a_pin_code_never_appears(out: Out, numbers: str, *, console: bool) -> None:
     log = make_logger(out.lines, console=console, number_rule=number_rule(numbers, KEY))
-    log_calls(log, out.lines, [(1, CALL)])
+    log_calls(log, out.lines, rows_of([(1, CALL)]))
     assert "1505352615.274" in out.text()
     assert "4711" not in out.text()
 
@@ -135,14 +136,16 @@ def test_a_pin_code_never_appears(out: Out, numbers: str, *, console: bool) -> N
 
 
 def test_masked_hides_the_last_four_characters(out: Out) -> None:
-    log_calls(logger(out, "masked"), out.lines, [(1, CALL)])
+    log_calls(logger(out, "masked"), out.lines, rows_of([(1, CALL)]))
     (line,) = out.parsed()
     assert (line["caller"], line["callee"]) == ("****", "493012****")
     assert line["recording"] == "20170914093038-1505352615.274-****-493012****-Outbound.wav"
 
 
 def test_hashed_is_the_same_for_a_number_and_a_key(out: Out) -> None:
-    log_calls(logger(out, "hashed"), out.lines, [(1, CALL), (2, CALL._replace(callee="1000"))])
+    log_calls(
+        logger(out, "hashed"), out.lines, rows_of([(1, CALL), (2, CALL._replace(callee="1000"))])
+    )
     first, second = out.parsed()
     assert first["caller"] == second["caller"] == second["callee"]
     assert first["callee"] != first["caller"]
@@ -165,14 +168,14 @@ def test_hashed_is_the_same_for_a_number_and_a_key(out: Out) -> None:
 def test_a_hidden_number_is_hidden_in_the_recordings_name_too(
     out: Out, numbers: str, recording: str
 ) -> None:
-    log_calls(logger(out, numbers), out.lines, [(1, CALL._replace(recording=recording))])
+    log_calls(logger(out, numbers), out.lines, rows_of([(1, CALL._replace(recording=recording))]))
     assert CALL.callee not in out.text()
 
 
 @pytest.mark.parametrize("numbers", ["masked", "hashed"])
 def test_an_absent_number_stays_absent(out: Out, numbers: str) -> None:
     absent = CALL._replace(caller="", recording="")
-    log_calls(logger(out, numbers), out.lines, [(1, absent)])
+    log_calls(logger(out, numbers), out.lines, rows_of([(1, absent)]))
     (line,) = out.parsed()
     assert (line["caller"], line["recording"]) == (None, None)
 
@@ -182,7 +185,7 @@ def test_an_absent_number_stays_absent(out: Out, numbers: str) -> None:
 
 def test_under_journald_each_line_begins_with_its_priority(out: Out) -> None:
     log = make_logger(out.lines, journal=True, level="debug")
-    log_calls(log, out.lines, [(1, CALL), (2, CALL)])
+    log_calls(log, out.lines, rows_of([(1, CALL), (2, CALL)]))
     for level in ("debug", "info", "warning", "error", "critical"):
         getattr(log, level)("something_happened")
     prefixes = [line[:3] for line in out.text().splitlines()]
@@ -203,7 +206,7 @@ def test_only_the_very_stream_of_journald_is_journald(out: Out) -> None:
 def test_what_a_caller_is_named_cannot_command_the_terminal(out: Out) -> None:
     log = make_logger(out.lines, console=True)
     evil = "\x1b]0;owned\x07\r\n\x9b2J\x7f"
-    log_calls(log, out.lines, [(1, CALL._replace(caller=evil))])
+    log_calls(log, out.lines, rows_of([(1, CALL._replace(caller=evil))]))
     log.info("stopped", events={evil: 1}, reason=evil)
     text = out.text()
     for command in ("\x1b]", "\x07", "\r", "\x9b", "\x7f"):
@@ -216,10 +219,10 @@ def test_what_a_caller_is_named_cannot_command_the_terminal(out: Out) -> None:
 
 
 def test_logged_seq_follows_what_was_written(out: Out) -> None:
-    log_calls(logger(out), out.lines, [(7, CALL), (9, CALL)])
+    log_calls(logger(out), out.lines, rows_of([(7, CALL), (9, CALL)]))
     assert out.lines.flush(SOON)
     assert out.lines.logged_seq == 9
-    log_calls(logger(out), out.lines, [])
+    log_calls(logger(out), out.lines, rows_of([]))
     assert out.lines.logged_seq == 9
 
 
@@ -237,7 +240,7 @@ def test_the_level_can_be_changed_while_the_daemon_runs(out: Out) -> None:
 def test_a_level_that_leaves_calls_out_counts_them_as_told(out: Out) -> None:
     log = logger(out, level="warning")
     for seq in range(1, 2000):
-        log_calls(log, out.lines, [(seq, CALL)])
+        log_calls(log, out.lines, rows_of([(seq, CALL)]))
     assert out.lines.flush(SOON)
     assert out.lines.logged_seq == 1999
     assert out.text() == ""

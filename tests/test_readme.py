@@ -152,7 +152,7 @@ def test_the_row_is_as_shown(tmp_path: Path) -> None:
 def test_the_log_line_is_as_shown(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w+b") as file:
         lines = LineWriter(file.fileno())
-        log_calls(make_logger(lines), lines, life_commit(tmp_path / "cdr.sqlite3").stored)
+        log_calls(make_logger(lines), lines, life_commit(tmp_path / "cdr.sqlite3").rows)
         lines.close(10)
         file.seek(0)
         line = json.loads(file.read())

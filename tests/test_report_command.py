@@ -17,11 +17,10 @@ from zoneinfo import ZoneInfo
 import orjson
 import pytest
 
-from cdrd.batch import Batch
 from cdrd.cli import main
 from cdrd.schema import migrate
 from cdrd.store import commit
-from tests.example import varied
+from tests.example import holding, varied
 from tests.running import DEADLINE_SECONDS, Line, cdrd, write_config
 
 FIGURES = (
@@ -62,7 +61,7 @@ def filled(directory: Path, *calls: dict[str, Any], legs: tuple[dict[str, Any], 
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         migrate(database)
         records = [varied(**{"call_id": str(number)} | call) for number, call in enumerate(calls)]
-        commit(database, Batch(records=records), 0)
+        commit(database, holding(records), 0)
         for number, leg in enumerate(legs):
             columns = {"portal": "video", "call_id": number} | leg
             marks = ", ".join(f":{column}" for column in columns)

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from cdrd.batch import Batch
 from cdrd.period import ALWAYS, Period
 from cdrd.schema import migrate
 from cdrd.seizures import SOURCES, Source, extension, read_seizures, read_span, trunks
 from cdrd.selection import Selection
 from cdrd.store import commit
 from cdrd.traffic import Seizure
-from tests.example import varied
+from tests.example import holding, varied
 
 CALLS, LEGS = SOURCES["calls"], SOURCES["conferences"]
 MARCH = Period("2024-03-01T00:00:00Z", "2024-04-01T00:00:00Z")
@@ -33,7 +32,7 @@ def database() -> Iterator[sqlite3.Connection]:
 
 def store_calls(database: sqlite3.Connection, *calls: dict[str, Any]) -> None:
     records = [varied(**{"call_id": str(number)} | call) for number, call in enumerate(calls)]
-    commit(database, Batch(records=records), 0)
+    commit(database, holding(records), 0)
 
 
 def store_legs(database: sqlite3.Connection, *legs: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from cdrd.batch import Batch, QuarantinedReport
 from cdrd.spool_line import read_lines, spell_lines
-from tests.example import CALL, call
+from tests.example import CALL, call, holding
 
 REPORT = QuarantinedReport(
     "2017-09-14T01:30:45.123Z", "hq", "192.0.2.1:9", "tcp", "why", b"\xff", 9
@@ -33,7 +33,7 @@ def test_what_lines_are_read_to_is_what_they_were_spelled_from() -> None:
 
 
 def test_a_line_with_any_byte_changed_or_cut_off_costs_itself() -> None:
-    before, line, behind = (spelled(Batch([call(number)]))[0] for number in range(3))
+    before, line, behind = (spelled(holding([call(number)]))[0] for number in range(3))
     changed = [
         line[:place] + bytes([line[place] ^ 1]) + line[place + 1 :] for place in range(len(line))
     ]
@@ -68,7 +68,7 @@ def test_a_line_of_another_version_is_told() -> None:
 @pytest.mark.parametrize("field", [{"raw": '{"a":"\ud800"}'}, {"duration": 2**70}])
 def test_what_no_json_can_hold_costs_itself_and_goes_to_quarantine(field: dict[str, Any]) -> None:
     poison = CALL._replace(**field)
-    read = read_lines(spelled(Batch([call(1), poison, call(2)])))
+    read = read_lines(spelled(holding([call(1), poison, call(2)])))
     assert read.batch.records == [call(1), call(2)]
     [report] = read.batch.quarantined
     assert report.payload == poison.raw.encode(errors="surrogatepass")
@@ -77,6 +77,6 @@ def test_what_no_json_can_hold_costs_itself_and_goes_to_quarantine(field: dict[s
 
 def test_a_name_that_no_json_can_hold_keeps_no_report_from_being_kept() -> None:
     [report] = read_lines(
-        spelled(Batch([CALL._replace(pbx="\ud800", duration=2**70)]))
+        spelled(holding([CALL._replace(pbx="\ud800", duration=2**70)]))
     ).batch.quarantined
     assert report.pbx == "\\ud800"

@@ -39,7 +39,7 @@ from cdrd.store import (
     set_complete_until,
     wal_reset_bug,
 )
-from tests.example import CALL, call, varied
+from tests.example import CALL, call, holding, varied
 
 IDENTITY = (
     "pbx",
@@ -424,7 +424,7 @@ async def test_a_record_that_shares_anothers_identity_by_chance_stays_in_quarant
     store: Store,
 ) -> None:
     await store.commit(batch_of([CALL, CALL._replace(caller="1001")]), 0)
-    retried = Batch(records=[CALL._replace(caller="1001")], resolved=[1])
+    retried = holding([CALL._replace(caller="1001")], resolved=[1])
     assert (await store.commit(retried, 0)).stored == []
     assert rows(store.path, "SELECT count(*) FROM quarantine") == [(1,)]
 
@@ -490,7 +490,7 @@ async def test_what_is_resolved_leaves_quarantine_with_the_commit(store: Store) 
     batch = Batch()
     batch.add_quarantined(QuarantinedReport("now", "hq", "", "tcp", "why", b"", 0))
     await store.commit(batch, 0)
-    await store.commit(Batch(records=[CALL], resolved=[1]), 0)
+    await store.commit(holding([CALL], resolved=[1]), 0)
     assert rows(store.path, "SELECT count(*) FROM quarantine") == [(0,)]
 
 
@@ -501,7 +501,7 @@ async def test_a_report_stays_in_quarantine_when_the_database_refuses_its_record
     batch = Batch()
     batch.add_quarantined(QuarantinedReport("then", "hq", "peer", "tcp", "why", b"bytes", 5))
     await store.commit(batch, 0)
-    await store.commit(Batch(records=[CALL._replace(duration=2**63)], resolved=[1]), 0)
+    await store.commit(holding([CALL._replace(duration=2**63)], resolved=[1]), 0)
     kept = rows(store.path, "SELECT id, peer, payload FROM quarantine WHERE id = 1")
     assert kept == [(1, "peer", b"bytes")]
 

@@ -19,7 +19,7 @@ from cdrd.batch import Batch
 from cdrd.store import Store, StoreUnusable, Turn, open_reader, read_progress, read_records
 from cdrd.store_process import ProcessConnection, ProcessEnded, StoreProcess
 from tests.asked import commit_and_end, end_process, process_id, refuse, wait_for_file
-from tests.example import call
+from tests.example import call, holding
 
 SOON = 20.0
 
@@ -34,7 +34,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 def batch_of(*numbers: int) -> Batch:
-    return Batch(records=[call(number) for number in numbers])
+    return holding([call(number) for number in numbers])
 
 
 @pytest.mark.asyncio
@@ -170,16 +170,15 @@ async def test_a_signal_to_end_is_for_the_caller(store: Store) -> None:
 ORPHAN = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from cdrd.batch import Batch
 from cdrd.store import Store
 from cdrd.store_process import StoreProcess
 from tests.asked import wait_for_file
-from tests.example import call
+from tests.example import call, holding
 
 async def main():
     store = await Store.open(Path(sys.argv[1]), process=StoreProcess())
     first = asyncio.ensure_future(store.run(wait_for_file, sys.argv[2]))
-    second = asyncio.ensure_future(store.commit(Batch(records=[call(n) for n in range(500)]), 0))
+    second = asyncio.ensure_future(store.commit(holding(map(call, range(500))), 0))
     await asyncio.to_thread(open, sys.argv[2], "w")
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -268,7 +268,9 @@ async def test_a_logged_call_is_a_stored_call(bench: Bench) -> None:
 
 @pytest.mark.asyncio
 async def test_a_batch_beside_the_received_ones_is_told_and_not_counted(bench: Bench) -> None:
-    committed = await bench.writer().commit_beside(Batch(records=[call(1)], mended=[call(1)]))
+    batch = Batch()
+    batch.add(call(1), mended=True)
+    committed = await bench.writer().commit_beside(batch)
     assert [seq for seq, _ in committed.stored] == [1]
     assert [line["seq"] for line in bench.events("call_released")] == [1]
     assert len(bench.events("report_mended")) == 1
@@ -277,9 +279,9 @@ async def test_a_batch_beside_the_received_ones_is_told_and_not_counted(bench: B
 
 @pytest.mark.asyncio
 async def test_room_is_told_only_when_half_of_the_bound_is_free(bench: Bench) -> None:
-    bench.receive(*range(100))
+    bench.receive(*range(100, 200))
     bench.waiting = Waiting(bench.waiting.arriving.size)
-    bench.receive(*range(100))
+    bench.receive(*range(100, 200))
     await run_until_stopped(bench.writer(max_records=10))
     assert bench.made_room == 6
 

@@ -19,7 +19,7 @@ from cdrd.spool import Spool
 from cdrd.store import MIB, Store, open_reader
 from cdrd.writer import Writer
 from tests.damage import damage, put_back
-from tests.example import call
+from tests.example import call, holding
 from tests.test_writer import SOON, Bench, run_until_stopped, running
 
 REPORT = QuarantinedReport("now", "hq", "192.0.2.10:1", "tcp", "why", b"{", 1)
@@ -131,6 +131,7 @@ async def test_what_a_damaged_database_cannot_take_is_spooled_at_once(bench: Tro
     assert (warning["records"], warning["level"]) == (10, "warning")
     assert not bench.events("commit_failed")
     assert not writer.failing
+    assert not writer._attempts, "nothing that was begun ahead is left"
 
 
 @pytest.mark.asyncio
@@ -140,7 +141,7 @@ async def test_nothing_else_is_done_with_a_damaged_database(bench: TroubledBench
     await bench.damage()
     for _ in range(2):
         with pytest.raises(sqlite3.DatabaseError):
-            await writer.commit_beside(Batch([call(200)]))
+            await writer.commit_beside(holding([call(200)]))
     with pytest.raises(sqlite3.DatabaseError, match="the database is damaged"):
         await bench.store.run(lambda c: c.total_changes)
     assert len(bench.events("database_damaged")) == 1
@@ -176,7 +177,7 @@ async def test_an_older_backup_has_its_new_rows_logged_under_its_own_numbers(
 ) -> None:
     """The log was ahead of the backup; what a crash leaves unlogged now is counted from there."""
     writer = bench.writer()
-    await writer.commit_beside(Batch([call(0)]))
+    await writer.commit_beside(holding([call(0)]))
     old = tmp_path / "old"
     await bench.store.run(lambda c: c.execute("VACUUM INTO ?", (str(old),)))
     await store_some(bench, writer)
@@ -298,7 +299,7 @@ async def test_another_programs_database_in_its_place_is_not_touched(bench: Trou
 async def test_what_a_crash_has_us_drain_again_adds_nothing(bench: TroubledBench) -> None:
     """A crash after the commit and before the file goes: a report in quarantine is there once."""
     writer = bench.writer()
-    batch = Batch([call(1), call(2)], [REPORT, REPORT._replace(payload=b"}")])
+    batch = holding([call(1), call(2)], quarantined=[REPORT, REPORT._replace(payload=b"}")])
     for times in (1, 2, 3):
         writer.spool.append(batch)
         async with draining(bench.drainer(writer)):
@@ -315,7 +316,7 @@ async def test_a_damaged_line_is_told_and_kept_aside_and_the_others_are_stored(
     bench: TroubledBench,
 ) -> None:
     writer = bench.writer()
-    writer.spool.append(Batch([call(1)]))
+    writer.spool.append(holding([call(1)]))
     writer.spool.path.write_bytes(b"nonsense\n" + writer.spool.path.read_bytes())
     async with draining(bench.drainer(writer)):
         await bench.until_drained()
@@ -333,7 +334,7 @@ async def test_a_drain_that_the_database_refuses_loses_nothing_and_comes_again(
 ) -> None:
     await bench.store.run(lambda c: c.execute("PRAGMA busy_timeout = 10").fetchall())
     writer = bench.writer()
-    writer.spool.append(Batch([call(1)]))
+    writer.spool.append(holding([call(1)]))
     other = sqlite3.connect(bench.store.path, isolation_level=None)
     async with draining(bench.drainer(writer)):
         other.execute("BEGIN IMMEDIATE")

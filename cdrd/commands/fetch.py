@@ -254,7 +254,7 @@ class _Alone:
         committed = await self._store.commit(batch, 0)
         await self._store.checkpoint_if_due()
         return Counter(
-            stored=len(committed.stored),
+            stored=committed.added,
             duplicate=committed.duplicates,
             quarantined=len(committed.quarantined),
         )

@@ -193,7 +193,7 @@ def _commit(runner: asyncio.Runner, store: Store, batch: Batch) -> Counter[str]:
     except sqlite3.Error as error:
         raise _Failed(f"{store.path}: {error}") from error
     return Counter(
-        stored=len(committed.stored),
+        stored=committed.added,
         duplicate=committed.duplicates,
         quarantined=len(committed.quarantined),
     )

@@ -138,7 +138,7 @@ async def _retry_here(config: Config, database: Path, ids: Sequence[int]) -> dic
         await store.close(0)
     return {
         "resolved": len(retried.batch.resolved),
-        "stored": len(committed.stored),
+        "stored": committed.added,
         "duplicate": committed.duplicates,
         "staying": retried.staying,
     }
