@@ -154,7 +154,7 @@ class Waiting:
     @property
     def roomy(self) -> bool:
         """Whether reading may go on after a pause."""
-        return self.size <= self._max_bytes // 2
+        return self.size <= self._max_bytes * 3 // 4
 
     @property
     def committing(self) -> bool:
@@ -170,13 +170,12 @@ class Waiting:
             self._taken.append(batch)
         return self._taken[0]
 
-    def take_ahead(self, max_records: int) -> Batch | None:
-        """Return one more batch, to be committed behind the one taken, where it is a whole one."""
-        if len(self._taken) != 1 or len(self.arriving) < max_records:
-            return None
-        batch, self.arriving = _split(self.arriving, max_records)
-        self._taken.append(batch)
-        return batch
+    def take_ahead(self, place: int, max_records: int) -> Batch | None:
+        """Return the batch to commit so many places behind the next, where it is a whole one."""
+        if place == len(self._taken) > 0 and len(self.arriving) >= max_records:
+            batch, self.arriving = _split(self.arriving, max_records)
+            self._taken.append(batch)
+        return self._taken[place] if place < len(self._taken) else None
 
     @property
     def mark(self) -> Mark:

@@ -7,6 +7,7 @@ gone does what it has been asked for and ends, with the database's lock in its h
 """
 
 import asyncio
+import fcntl
 import os
 import pickle
 import signal
@@ -19,13 +20,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Concatenate, Final, Self, cast
+from typing import Any, Concatenate, Final, Self
 
 import uvloop
 
 from cdrd.connection import Arguments, Connect, Result, ThreadConnection
+from cdrd.frame import KIB
 
 SIZE_BYTES: Final = 8
+PIPE_BYTES: Final = 1024 * KIB
 END_SECONDS: Final = 5.0
 LOCK: Final = b"L"  # comes with the descriptor of the database's lock, before any request
 CLOSE: Final = "close"
@@ -36,52 +39,56 @@ class ProcessEnded(sqlite3.OperationalError):
 
 
 class StoreProcess:
-    """The process, started: it waits for a database to open, and ends with its caller."""
+    """The process, started: it waits for a database to open, and ends with its caller.
+
+    Requests go through a pipe, which can hold two large batches, a socket less than half of one;
+    the answers come through a socket, which can hand over the lock.
+    """
 
     def __init__(self) -> None:
         """Start it. Raises OSError."""
-        self.caller, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "cdrd.store_process", str(theirs.fileno())]
+        self.answers, answering = socket.socketpair()
+        reading, self.requests = os.pipe()
+        with suppress(OSError):  # not allowed so much: the pipe holds less
+            fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        theirs = (answering.fileno(), reading)
+        command = [sys.executable, "-m", "cdrd.store_process", *map(str, theirs)]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=theirs,
                 start_new_session=True,  # a terminal's Ctrl-C is for its caller
             )
         except OSError:
-            self.caller.close()
+            self.answers.close()
+            os.close(self.requests)
             raise
         finally:
-            theirs.close()
+            answering.close()
+            os.close(reading)
 
     async def end(self) -> int:
-        """Close the connection, and wait until the process has ended; return its exit status."""
-        self.caller.close()
+        """Wait until the process has ended, which the pipe's end has it do; return its status."""
         try:
             return await asyncio.to_thread(self._process.wait, END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return await asyncio.to_thread(self._process.wait)
 
+    async def abandon(self) -> None:
+        """End a process that was given nothing to do."""
+        self.answers.close()
+        os.close(self.requests)
+        await self.end()
+
 
 class _Messages(asyncio.Protocol):
-    """One end of the connection between the two: each message a pickle, behind its size."""
-
-    transport: asyncio.WriteTransport
+    """What either end reads: messages, each a pickle behind its size."""
 
     def __init__(self) -> None:
         self._received = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
-        self.transport = cast(asyncio.WriteTransport, transport)  # uvloop's is by no inheritance
-
-    def send(self, message: object) -> None:
-        """Send a message."""
-        text = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-        self.transport.write(len(text).to_bytes(SIZE_BYTES, "little") + text)
 
     def data_received(self, data: bytes) -> None:
         """Take each message as it becomes whole."""
@@ -102,11 +109,13 @@ class _Messages(asyncio.Protocol):
 class ProcessConnection(_Messages):
     """A database connection in a process of its own; made with ``open``."""
 
+    _requests: asyncio.WriteTransport
+
     def __init__(self, process: StoreProcess) -> None:
         super().__init__()
         self._process = process
         self._asked: deque[asyncio.Future[Any]] = deque()
-        self.ended = False
+        self._lost = False
 
     @classmethod
     async def open(cls, process: StoreProcess, connect: Connect, lock: int) -> Self:
@@ -115,15 +124,22 @@ class ProcessConnection(_Messages):
         ``lock`` is a descriptor that stays open in the process for as long as it lives.
         """
         with suppress(OSError):  # it has ended, as is seen at once
-            socket.send_fds(process.caller, [LOCK], [lock])
+            socket.send_fds(process.answers, [LOCK], [lock])
         loop = asyncio.get_running_loop()
-        _, self = await loop.create_unix_connection(partial(cls, process), sock=process.caller)
+        _, self = await loop.create_unix_connection(partial(cls, process), sock=process.answers)
+        pipe = os.fdopen(process.requests, "wb", buffering=0)
+        self._requests, _ = await loop.connect_write_pipe(asyncio.Protocol, pipe)
         try:
             await self._ask(connect)
         except BaseException:
             await self._end()
             raise
         return self
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended, as its pipe or its socket tells first."""
+        return self._lost or self._requests.is_closing()
 
     async def run(
         self,
@@ -154,7 +170,7 @@ class ProcessConnection(_Messages):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever has asked that there will be no answer."""
-        self.ended = True
+        self._lost = True
         for asked in self._asked:
             if not asked.cancelled():
                 asked.set_exception(_ended(exc))
@@ -163,18 +179,23 @@ class ProcessConnection(_Messages):
     async def _ask(self, request: object) -> Any:
         if self.ended:
             raise _ended()
-        self.send(request)
+        self._requests.write(_spell(request))
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked.append(answer)
         return await answer
 
     async def _end(self) -> int:
-        self.transport.close()
+        self._requests.close()
         return await self._process.end()
 
 
 def _ended(error: Exception | None = None) -> ProcessEnded:
     return ProcessEnded(f"the process that stores has ended{f': {error}' if error else ''}")
+
+
+def _spell(message: object) -> bytes:
+    text = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return len(text).to_bytes(SIZE_BYTES, "little") + text
 
 
 class _Requests(_Messages):
@@ -190,18 +211,15 @@ class _Requests(_Messages):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever it was
         self.waiting.put_nowait(None)
 
-    def answer(self, result: object, error: Exception | None) -> None:
-        """Answer the request that is next; nobody may be there to hear it."""
-        if not self.transport.is_closing():
-            self.send((result, error))
 
-
-async def _serve(caller: socket.socket) -> None:
-    """Do what is asked for until the caller closes the connection, or is gone."""
+async def _serve(answers: socket.socket, pipe: int) -> None:
+    """Do what is asked for until the caller closes the pipe, or is gone."""
     loop = asyncio.get_running_loop()
-    _, requests = await loop.create_unix_connection(_Requests, sock=caller)
+    requests = os.fdopen(pipe, "rb", buffering=0)
+    _, requested = await loop.connect_read_pipe(_Requests, requests)
+    answering, _ = await loop.create_unix_connection(asyncio.Protocol, sock=answers)
     connection: ThreadConnection | None = None
-    while (text := await requests.waiting.get()) is not None:
+    while (text := await requested.waiting.get()) is not None:
         result = error = None
         try:
             request = pickle.loads(text)  # noqa: S301 - of our caller
@@ -214,20 +232,21 @@ async def _serve(caller: socket.socket) -> None:
                 result = await connection.run(function, *args, **kwargs)
         except Exception as failed:  # noqa: BLE001 - whatever it is, the caller raises it
             error = failed
-        requests.answer(result, error)
+        if not answering.is_closing():
+            answering.write(_spell((result, error)))
 
 
 def main() -> None:
     """Serve whoever has started this process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the caller's end is ours
-    caller = socket.socket(fileno=int(sys.argv[1]))
+    answers, pipe = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     # The lock is never closed: it ends with the process.
-    if socket.recv_fds(caller, len(LOCK), 1)[0] == LOCK:
-        caller.setblocking(False)
+    if socket.recv_fds(answers, len(LOCK), 1)[0] == LOCK:
+        answers.setblocking(False)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(caller))
+                runner.run(_serve(answers, pipe))
         except BaseException:  # noqa: BLE001 - likewise
             traceback.print_exc()
         # A connection that its caller has not closed must not be: that takes the WAL from readers

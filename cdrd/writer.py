@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from cdrd.batch import Batch, Waiting
 from cdrd.call_log import CallLog
@@ -26,7 +26,18 @@ from cdrd.store_process import ProcessEnded
 from cdrd.stream import Totals
 
 MINUTE: Final = 60.0
+AHEAD: Final = 3
+"""So many batches are handed over before the one in front of them is stored: reading what many
+connections have at once takes as long as storing three of them."""
+
 RETRY_SECONDS: Final = (0.05, 5.0)  # first and longest wait between tries of a failing commit
+
+
+class _Attempt(NamedTuple):
+    """A commit that is under way."""
+
+    batch: Batch
+    task: asyncio.Task[Committed]
 
 
 class Writer:
@@ -60,7 +71,7 @@ class Writer:
         self._wal_told = self._spool_told = -MINUTE
         self._attempt_began: float | None = None
         self._turn = 0
-        self._attempts: deque[asyncio.Task[Committed]] = deque()
+        self._attempts: deque[_Attempt] = deque()  # of the batches taken, in their order
         self.failing = False
 
     def wake(self) -> None:
@@ -265,29 +276,33 @@ class Writer:
         if not self._attempts:
             self._begin(batch, behind=0)
         self._attempt_ahead()
+        attempt = self._attempts[0]
+        assert attempt.batch is batch
         try:
-            committed = await self._attempts[0]
+            committed = await attempt.task
         except sqlite3.Error:
             failed, self._attempts = self._attempts, deque()
-            await asyncio.gather(*failed, return_exceptions=True)  # what was ahead has failed too
+            # What was ahead has failed too.
+            await asyncio.gather(*(each.task for each in failed), return_exceptions=True)
             raise
         self._attempts.popleft()
         return committed
 
     def _attempt_ahead(self) -> None:
-        """Have a whole batch at hand for when the one that is being stored is done.
+        """Have whole batches at hand for when the one that is being stored is done.
 
-        Otherwise whoever stores would wait for us meanwhile, a fifth of the time in a flood.
+        Otherwise whoever stores would wait for us meanwhile, a third of the time in a flood.
         """
-        if len(self._attempts) == 1:
-            ahead = self._waiting.take_ahead(self.grouping.max_records)
-            if ahead is not None:
-                self._begin(ahead, behind=self._turn)
+        while 0 < len(self._attempts) <= AHEAD:
+            batch = self._waiting.take_ahead(len(self._attempts), self.grouping.max_records)
+            if batch is None:
+                return
+            self._begin(batch, behind=self._turn)
 
     def _begin(self, batch: Batch, behind: int) -> None:
         self._turn += 1
         work = self._store_batch(batch, Turn(self._turn, behind))
-        self._attempts.append(asyncio.create_task(work))
+        self._attempts.append(_Attempt(batch, asyncio.create_task(work)))
 
     async def _store_batch(self, batch: Batch, turn: Turn | None = None) -> Committed:
         """Store a batch; a database that turns out to be damaged is left alone from then on."""

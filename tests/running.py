@@ -213,9 +213,10 @@ class RunningDaemon:
         return int(Path("/proc", process, "task", process, "children").read_text())
 
     def memory_peak(self) -> int:
-        """The most bytes of memory it has had so far."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+        """The most bytes of memory that its processes have had so far."""
+        processes = (self.process.pid, self.storing_process())
+        statuses = [Path(f"/proc/{process}/status").read_text() for process in processes]
+        return sum(int(each.partition("VmHWM:")[2].split()[0]) for each in statuses) * 1024
 
     def _read(self) -> None:
         rest = b""

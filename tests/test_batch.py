@@ -90,7 +90,7 @@ def test_what_is_quarantined_counts_as_rows_of_the_batch() -> None:
     assert sizes == [2, 2, 2]
 
 
-def test_reading_pauses_when_full_and_goes_on_at_half() -> None:
+def test_reading_pauses_when_full_and_goes_on_when_a_quarter_is_free() -> None:
     one = Batch()
     one.add(record(1))
     assert one.size > len(record(1).raw)
@@ -100,7 +100,7 @@ def test_reading_pauses_when_full_and_goes_on_at_half() -> None:
         assert not waiting.full
         waiting.arriving.add(record(number))
     assert waiting.full
-    waiting.take(4)
+    waiting.take(2)
     assert waiting.full  # what is taken is ours until it is committed
     waiting.committed()
     assert not waiting.full
@@ -200,18 +200,22 @@ def test_a_whole_batch_is_taken_ahead_and_no_part_of_one() -> None:
     waiting = Waiting(10**6)
     for number in range(7):
         waiting.arriving.add(record(number))
-    assert waiting.take_ahead(2) is None, "nothing is taken that it could be ahead of"
+    assert waiting.take_ahead(0, 2) is None, "nothing is taken that it could be ahead of"
     first = waiting.take(2)
-    assert waiting.take_ahead(6) is None
-    second = waiting.take_ahead(2)
+    assert waiting.take_ahead(1, 6) is None
+    second = waiting.take_ahead(1, 2)
     assert second is not None
-    assert waiting.take_ahead(2) is None, "one at a time"
+    assert waiting.take_ahead(1, 2) is second, "one that is to be committed again"
+    third = waiting.take_ahead(2, 2)
+    assert waiting.take_ahead(3, 2) is None
     assert waiting.take(2) is first
     assert len(waiting) == 7
     waiting.committed()
     assert waiting.take(2) is second
     assert [one.call_id for one in second.records] == ["2", "3"]
     assert (len(waiting), waiting.committing) == (5, True)
+    waiting.committed()
+    assert waiting.take(2) is third
 
 
 def test_who_waits_is_told_by_the_batch_that_holds_it_and_not_by_the_one_in_front() -> None:
@@ -220,7 +224,7 @@ def test_who_waits_is_told_by_the_batch_that_holds_it_and_not_by_the_one_in_fron
     waiting.arriving.add(record(1), record(2))
     waiting.when_committed(lambda: told.append(2))
     waiting.take(1)
-    waiting.take_ahead(1)
+    waiting.take_ahead(1, 1)
     waiting.committed()
     assert told == []
     waiting.committed()
@@ -261,7 +265,7 @@ def test_nothing_is_lost_nor_doubled_whatever_the_order(order: list[str], max_re
     for number, step in enumerate([*order, *["take", "commit"] * 60]):
         if step == "take" and (batch := waiting.take(max_records)) not in taken and batch:
             taken.append(batch)
-        elif step == "take ahead" and (ahead := waiting.take_ahead(max_records)) is not None:
+        elif step == "take ahead" and (ahead := waiting.take_ahead(len(taken), max_records)):
             taken.append(ahead)
             assert 0 < len(ahead) <= max_records
         elif step == "commit" and taken:

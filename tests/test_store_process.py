@@ -204,7 +204,7 @@ def test_whoever_is_left_alone_does_what_was_asked_for_and_lets_go_of_the_lock(
 @pytest.mark.asyncio
 async def test_a_process_whose_caller_has_gone_before_it_opened_anything_ends() -> None:
     process = StoreProcess()
-    await process.end()
+    await process.abandon()
     assert process._process.returncode == 0
 
 

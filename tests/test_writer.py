@@ -19,7 +19,7 @@ from cdrd.config import BatchTable
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
 from cdrd.store import MIB, Store, open_reader
 from cdrd.stream import Totals
-from cdrd.writer import Writer
+from cdrd.writer import AHEAD, Writer
 from tests.example import call
 
 SOON = 20.0
@@ -123,7 +123,7 @@ async def test_more_than_max_records_becomes_several_commits_in_order(bench: Ben
 
 
 @pytest.mark.asyncio
-async def test_a_whole_batch_is_at_hand_when_the_one_in_front_is_stored(bench: Bench) -> None:
+async def test_whole_batches_are_at_hand_when_the_one_in_front_is_stored(bench: Bench) -> None:
     slow_disk = threading.Event()
     blocking = asyncio.create_task(bench.store.run(lambda _: slow_disk.wait(SOON)))
     writer = bench.writer(max_records=10)
@@ -132,13 +132,13 @@ async def test_a_whole_batch_is_at_hand_when_the_one_in_front_is_stored(bench: B
         writer.wake()
         await asyncio.sleep(0)
         assert len(bench.waiting.arriving) == 5, "a part of a batch may become a whole one"
-        bench.receive(*range(15, 40))
+        bench.receive(*range(15, 65))
         writer.wake()
-        assert len(bench.waiting.arriving) == 20, "one whole batch ahead, and not all"
-        assert len(bench.waiting) == 40
+        assert len(bench.waiting.arriving) == 65 - (1 + AHEAD) * 10, "some batches ahead, not all"
+        assert len(bench.waiting) == 65
         slow_disk.set()
         await blocking
-    assert bench.stored() == [(number + 1, call(number).call_id) for number in range(40)]
+    assert bench.stored() == [(number + 1, call(number).call_id) for number in range(65)]
 
 
 @pytest.mark.asyncio
@@ -151,10 +151,13 @@ async def test_what_was_ahead_of_a_failure_is_stored_behind_it(bench: Bench) -> 
         bench.receive(*range(35))
         writer.wake()
         await until_failing(bench, writer)
+        bench.receive(*range(35, 95))
+        writer.wake()
         other.execute("ROLLBACK")
         other.close()
-    assert bench.stored() == [(number + 1, call(number).call_id) for number in range(35)]
-    assert [line["seq"] for line in bench.events("call_released")] == list(range(1, 36))
+    assert bench.stored() == [(number + 1, call(number).call_id) for number in range(95)]
+    assert [line["seq"] for line in bench.events("call_released")] == list(range(1, 96))
+    assert (bench.totals.stored, bench.totals.duplicate) == (95, 0)
 
 
 @pytest.mark.asyncio
@@ -278,12 +281,12 @@ async def test_a_batch_beside_the_received_ones_is_told_and_not_counted(bench: B
 
 
 @pytest.mark.asyncio
-async def test_room_is_told_only_when_half_of_the_bound_is_free(bench: Bench) -> None:
+async def test_room_is_told_only_when_a_quarter_of_the_bound_is_free(bench: Bench) -> None:
     bench.receive(*range(100, 200))
     bench.waiting = Waiting(bench.waiting.arriving.size)
     bench.receive(*range(100, 200))
     await run_until_stopped(bench.writer(max_records=10))
-    assert bench.made_room == 6
+    assert bench.made_room == 8
 
 
 @pytest.mark.asyncio
