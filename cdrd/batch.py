@@ -78,6 +78,13 @@ class Batch:
         self.repeated, self.count = rest
         self.size = 0
 
+    @property
+    def stored_size(self) -> int:
+        """Bytes that it adds to the database, about."""
+        payloads = sum(len(report.payload) for report in self.quarantined)
+        restored = sum(len(call.record.raw) + OVERHEAD_BYTES // 4 for call in self.restored)
+        return sum(len(block.columns) for block in self.blocks) + payloads + restored
+
     def add_block(self, block: Block) -> None:
         """Take custody of a block of records."""
         self.blocks.append(block)
