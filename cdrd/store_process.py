@@ -29,7 +29,11 @@ from cdrd.frame import KIB
 
 SIZE_BYTES: Final = 8
 PIPE_BYTES: Final = 1024 * KIB
+"""What may wait between the processes: two batches of a thousand records."""
+
 END_SECONDS: Final = 5.0
+"""So long the process may take to end before it is killed."""
+
 LOCK: Final = b"L"  # comes with the descriptor of the database's lock, before any request
 CLOSE: Final = "close"
 
@@ -244,14 +248,16 @@ def main() -> None:
     # The lock is never closed: it ends with the process.
     if socket.recv_fds(answers, len(LOCK), 1)[0] == LOCK:
         answers.setblocking(False)
+        status = 0
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_serve(answers, pipe))
         except BaseException:  # noqa: BLE001 - likewise
             traceback.print_exc()
+            status = 1
         # A connection that its caller has not closed must not be: that takes the WAL from readers
         # who may not make it anew. Its thread would keep the process alive.
-        os._exit(0)
+        os._exit(status)
 
 
 if __name__ == "__main__":
