@@ -11,9 +11,10 @@ from typing import Any
 
 from cdrd import handover, leg_request, purge
 from cdrd.control import Answer, RequestRefused
+from cdrd.progress import remember_refusal
 from cdrd.quarantine import drop_quarantined, read_quarantine, retry
 from cdrd.sender import Sender
-from cdrd.store import Store, remember_refusal
+from cdrd.store import Store
 from cdrd.writer import Writer
 
 Request = dict[str, Any]

@@ -11,7 +11,8 @@ from typing import Final
 
 from cdrd.block import StoredRows, rows_of
 from cdrd.log import LineWriter, Logger, log_calls, number_rule
-from cdrd.store import Store, read_progress, read_records
+from cdrd.progress import read_progress, read_records
+from cdrd.store import Store
 
 PAGE_ROWS: Final = 1000
 RETRY_SECONDS: Final = 1.0

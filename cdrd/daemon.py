@@ -16,11 +16,12 @@ from typing import Any, Final
 
 from cdrd import __version__
 from cdrd.config import Config
+from cdrd.database import wal_reset_bug
 from cdrd.gap_watch import Pace
 from cdrd.kept import Keeper, take_passed
 from cdrd.log import LineWriter, Logger, make_logger, under_journald, use_console
 from cdrd.service import Service, prepare
-from cdrd.store import Store, wal_reset_bug
+from cdrd.store import Store
 from cdrd.store_process import StoreProcess
 from cdrd.stream import Totals
 from cdrd.systemd import Notifier

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from cdrd.background import to_its_end
+from cdrd.database import is_damage
 from cdrd.log import Logger
 from cdrd.spool import Piece
-from cdrd.store import Store, StoreUnusable, is_damage
+from cdrd.store import Store, StoreUnusable
 from cdrd.writer import Writer
 
 LOOK_SECONDS: Final = 10.0

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 KIB: Final = 1024
+MIB: Final = 1024 * KIB
 
 PAYLOAD_BYTES: Final = 64 * KIB
 """The most bytes of a broken stretch that are kept; its full size is always told."""

@@ -19,15 +19,16 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from cdrd.background import to_its_end
 from cdrd.batch import Batch, Waiting
 from cdrd.fetch import LOOK_BACK, NotAHistory, RestStream, Window, gap_windows, open_csv
-from cdrd.frame import KIB
+from cdrd.frame import KIB, MIB
 from cdrd.gap_watch import Pace
 from cdrd.log import Logger
 from cdrd.login import BackOff
 from cdrd.pbx_api import LoginRefused, NotOffered, Unreachable
 from cdrd.period import spell_instant
+from cdrd.progress import read_complete_until, set_complete_until
 from cdrd.record import utc_milliseconds
 from cdrd.sender import Origin, Sender
-from cdrd.store import MIB, Store, read_complete_until, set_complete_until
+from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.writer import Writer
 

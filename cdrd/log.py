@@ -21,10 +21,9 @@ import orjson
 import structlog
 
 from cdrd.block import StoredRows
-from cdrd.frame import KIB
+from cdrd.frame import KIB, MIB
 from cdrd.line import spell_tail, told_fields
 from cdrd.record import CallRecord
-from cdrd.store import MIB
 
 Logger = structlog.typing.FilteringBoundLogger
 NumberRule = Callable[[str], str]

@@ -21,7 +21,8 @@ from cdrd.kept import Passed
 from cdrd.log import Logger
 from cdrd.login import RefusalGuard
 from cdrd.pbx_api import LoginGuard, account_of, base_of, family_of, open_history, trust_of
-from cdrd.store import Store, read_refusals, remember_refusal
+from cdrd.progress import read_refusals, remember_refusal
+from cdrd.store import Store
 from cdrd.writer import Writer
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import Final
 
 from cdrd.batch import Batch, QuarantinedReport, Waiting
 from cdrd.record import MAX_INTEGER
+from cdrd.row import HISTORY, IMPORT, PORTAL
 from cdrd.schema import transaction
 from cdrd.sender import Origin, Sender
-from cdrd.store import HISTORY, IMPORT, PORTAL
 from cdrd.stream import ReportStream, Totals
 
 Kept = tuple[int, QuarantinedReport]

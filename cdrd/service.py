@@ -29,6 +29,7 @@ from cdrd.config import (
 from cdrd.control import remove_control, serve_control
 from cdrd.door import HTTP, Door, entrances
 from cdrd.drain import Drainer
+from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
 from cdrd.http_listen import ANSWER_SECONDS, Bounds, HttpConnections
 from cdrd.intake import Intake, read_out
@@ -39,7 +40,7 @@ from cdrd.log import LineWriter, Logger, set_level
 from cdrd.pbxs import Pbxs
 from cdrd.sender import Sender
 from cdrd.silence import SilenceWatch, last_calls
-from cdrd.store import MIB, Store
+from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.tls import load_certificate, server_context
 from cdrd.writer import Writer

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from cdrd.database import open_reader
 from cdrd.log import Logger
 from cdrd.period import spell_instant
-from cdrd.store import open_reader
 
 CHECK_SECONDS: Final = 300.0
 WEEK: Final = timedelta(days=7)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cdrd.batch import Batch
+from cdrd.frame import MIB
 from cdrd.spool_line import DamagedLine, read_lines, spell_lines
-from cdrd.store import MIB
 
 LIMIT_BYTES: Final = 256 * MIB
 """A full spool is like a full disk: reading pauses until there is room."""

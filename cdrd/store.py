@@ -1,138 +1,37 @@
-"""Turns batches into rows: the only writer of the database, and its only checkpointer.
+"""Turns batches into durable rows: the only writer of the database, and its only checkpointer.
 
-The rule that must stay true: a batch is committed whole or not at all, a row is durable when
-``commit`` returns, and one record is one row. The functions that take a ``sqlite3.Connection`` are
-whole transactions; aiosqlite runs each in its thread in one trip (a trip costs about 84 us).
+The rule that must stay true: a row is durable when ``commit`` returns, and one process writes. The
+functions that it runs are whole transactions, each made in one trip to where the connection is.
 """
 
 import asyncio
 import contextlib
 import fcntl
-import math
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, Final, NamedTuple, Self
+from typing import Concatenate, Final, Self
 
 from cdrd.background import to_its_end
-from cdrd.batch import Batch, QuarantinedReport, RestoredCall, quarantine_of
-from cdrd.block import StoredRows, rows_of
+from cdrd.batch import Batch
 from cdrd.connection import Arguments, Connection, Result, ThreadConnection
-from cdrd.frame import KIB
-from cdrd.record import MAX_INTEGER, CallRecord
-from cdrd.schema import PAGE_BYTES, NotOurDatabase, check_schema, migrate, transaction
+from cdrd.database import Checkpoint, check_whole, checkpoint, connect, is_damage, open_reader
+from cdrd.frame import MIB
+from cdrd.row import Committed, Turn, commit_in_turn, committed_of
+from cdrd.schema import PAGE_BYTES, NotOurDatabase
 from cdrd.store_process import ProcessConnection, StoreProcess
 
-MIB: Final = KIB * KIB
-BUSY_TIMEOUT_MS: Final = 5_000
 LOCK_SECONDS: Final = 2.0
-WAL_LIMIT_BYTES: Final = 64 * MIB
-"""The WAL file is cut back to this when it is reused; a reader that pins it makes it larger."""
-
 CHECKPOINT_PAGES: Final = 16 * MIB // PAGE_BYTES
 PAGES_A_COMMIT: Final = 4  # the last leaf of the table and of its index, progress, and a parent
 ROWS_A_PAGE: Final = 40  # beside their raw text
 
-ROWS_A_STATEMENT: Final = 40
-"""One row a statement halves the rate; 20 took a tenth longer, and 80 or 120 were no faster."""
-
-IMPORT: Final = "import"
-"""The source of what comes from a file."""
-
-PORTAL: Final = "portal"
-"""The source of what is read from a portal's table."""
-
-HISTORY: Final = "history"
-"""The source of what a PBX is asked for."""
-
-READ_AGAIN: Final = (IMPORT, PORTAL, HISTORY)
-
-SYNCHRONOUS: Final = {"full": 2, "normal": 1}
-
-_POISON: Final = (
-    sqlite3.IntegrityError,
-    sqlite3.DataError,
-    sqlite3.InterfaceError,
-    sqlite3.ProgrammingError,
-    OverflowError,
-    UnicodeError,
-)
-
-_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
 
 class StoreUnusable(Exception):
     """The database cannot be opened for writing; the text says why and what to do."""
-
-
-class Outcome(NamedTuple):
-    """What one commit made of a batch, without the records, which whoever asked for it has."""
-
-    seqs: Sequence[int]  # of each record; 0 where it added no row
-    restored: Sequence[int]  # likewise
-    duplicates: int
-    quarantined: list[tuple[int, QuarantinedReport]]
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """What one commit made of a batch: its new rows, and what added none."""
-
-    rows: StoredRows
-    restored: StoredRows
-    duplicates: int
-    quarantined: list[tuple[int, QuarantinedReport]]
-
-    @property
-    def added(self) -> int:
-        """How many rows are new."""
-        return self.rows.count + self.restored.count
-
-    @property
-    def stored(self) -> list[tuple[int, CallRecord]]:
-        """The new rows' records, each behind its ``seq``, in the order received."""
-        return self.rows.records() + self.restored.records()
-
-
-def committed_of(outcome: Outcome, batch: Batch) -> Committed:
-    """Tell what became of a batch with its records."""
-    restored = zip(outcome.restored, (call.record for call in batch.restored), strict=True)
-    return Committed(
-        StoredRows(outcome.seqs, batch.blocks),
-        rows_of([(seq, record) for seq, record in restored if seq]),
-        outcome.duplicates,
-        outcome.quarantined,
-    )
-
-
-class Turn(NamedTuple):
-    """The number of a commit among those of a run, and of the one that it must follow, if any."""
-
-    number: int = 0
-    behind: int = 0
-
-
-class WriterConnection(sqlite3.Connection):
-    """The connection that commits; it knows which turn it has committed last."""
-
-    last_turn = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """How far a checkpoint came: pages in the WAL, and those of them copied to the database."""
-
-    pages: int
-    copied: int
-
-    @property
-    def pinned_bytes(self) -> int:
-        """Bytes that a reader's open transaction keeps in the WAL."""
-        return (self.pages - self.copied) * PAGE_BYTES
 
 
 class Store:
@@ -193,7 +92,7 @@ class Store:
         """
         reader = await asyncio.to_thread(open_reader, self.path)
         try:
-            looking = asyncio.to_thread(_check_whole, reader)
+            looking = asyncio.to_thread(check_whole, reader)
             await to_its_end(looking, reader.interrupt)
         finally:
             reader.close()
@@ -265,13 +164,13 @@ class Store:
         self.damage = ""
 
     async def _connect(self) -> None:
-        connect = partial(_connect, self.path, self._durability)
+        opening = partial(connect, self.path, self._durability)
         try:
             if self._apart:
                 process, self._started = self._started or StoreProcess(), None
-                self._connection = await ProcessConnection.open(process, connect, self._lock)
+                self._connection = await ProcessConnection.open(process, opening, self._lock)
             else:
-                self._connection = await ThreadConnection.open(connect)
+                self._connection = await ThreadConnection.open(opening)
         except (NotOurDatabase, OSError) as error:
             raise StoreUnusable(f"{self.path}: {error}") from error
 
@@ -299,121 +198,6 @@ class Store:
             await connection.close()
             if reader is not None:
                 reader.close()
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Tell a damaged database from one that is only locked, full or out of reach for a while."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
-
-
-def open_reader(path: Path) -> sqlite3.Connection:
-    """Open the database read-only, as every program but the daemon does. Raises sqlite3.Error."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    reader = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    try:
-        reader.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.Error:
-        reader.close()
-        raise
-    return reader
-
-
-def _check_whole(reader: sqlite3.Connection) -> None:
-    """Read all of the database. Raises sqlite3.Error when it is damaged."""
-    (found,) = reader.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise sqlite3.DatabaseError(str(found))
-
-
-def commit_in_turn(
-    connection: sqlite3.Connection, batch: Batch, logged_seq: int, turn: Turn
-) -> Outcome:
-    """Store a batch unless the commit that it is to follow has failed: that one comes first."""
-    assert isinstance(connection, WriterConnection)
-    if turn.behind and turn.behind != connection.last_turn:
-        raise sqlite3.OperationalError("the commit in front of it has failed")
-    outcome = commit(connection, batch, logged_seq)
-    connection.last_turn = turn.number
-    return outcome
-
-
-def commit(connection: sqlite3.Connection, batch: Batch, logged_seq: int) -> Outcome:
-    """Store a batch in one transaction: optimistically, and row by row where that fails."""
-    try:
-        return _commit(connection, batch, logged_seq, _insert_new)
-    except (_NotAllNew, *_POISON):
-        return _commit(connection, batch, logged_seq, _insert_each)
-
-
-def checkpoint(connection: sqlite3.Connection) -> Checkpoint:
-    """Copy what no reader still needs from the WAL into the database, without waiting."""
-    _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    return Checkpoint(pages, copied)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What earlier runs left behind."""
-
-    logged_seq: int
-    number_key: bytes
-
-
-def read_progress(connection: sqlite3.Connection) -> Progress:
-    """Read up to where the log has told the rows, and the key for hashed numbers."""
-    return Progress(*connection.execute("SELECT logged_seq, number_key FROM progress").fetchone())
-
-
-def read_records(
-    connection: sqlite3.Connection, after: int, limit: int
-) -> list[tuple[int, CallRecord]]:
-    """Read the stored records behind a ``seq``, in order."""
-    found = connection.execute(
-        "SELECT * FROM call WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
-    )
-    return [(seq, CallRecord(*columns)) for seq, *columns in found]
-
-
-def read_refusals(connection: sqlite3.Connection, pbx: str) -> list[float]:
-    """Read when a PBX refused our login, in Unix seconds."""
-    found = connection.execute("SELECT refused_at FROM refused_login WHERE pbx = ?", (pbx,))
-    return [refused_at for (refused_at,) in found]
-
-
-def remember_refusal(connection: sqlite3.Connection, pbx: str, refused_at: float) -> None:
-    """Remember a refused login, and forget those that no lock-out counts any more."""
-    with transaction(connection):
-        oldest = int(refused_at) - 3600
-        connection.execute("DELETE FROM refused_login WHERE refused_at < ?", (oldest,))
-        refusal = (pbx, math.ceil(refused_at))
-        connection.execute("INSERT INTO refused_login VALUES (?, ?)", refusal)
-
-
-def read_complete_until(connection: sqlite3.Connection, pbx: str) -> int | None:
-    """Read up to when (Unix seconds) a PBX's records are known to be complete."""
-    query = "SELECT complete_until FROM fetched_history WHERE pbx = ?"
-    found = connection.execute(query, (pbx,)).fetchone()
-    return None if found is None else int(found[0])
-
-
-def set_complete_until(connection: sqlite3.Connection, pbx: str, instant: float) -> None:
-    """Remember up to when (Unix seconds) a PBX's records are known to be complete."""
-    with transaction(connection):
-        row = (pbx, int(instant))
-        connection.execute("INSERT OR REPLACE INTO fetched_history VALUES (?, ?)", row)
-
-
-def wal_reset_bug(version: tuple[int, int, int]) -> bool:
-    """Tell whether a SQLite version can corrupt a WAL that two connections write at one instant.
-
-    Source: sqlite.org, "the WAL-reset bug": 3.7.0 to 3.51.2, mended in 3.44.6 and 3.50.7 too.
-    """
-    if version[:2] == (3, 44):
-        return version < (3, 44, 6)
-    if version[:2] == (3, 50):
-        return version < (3, 50, 7)
-    return (3, 7, 0) <= version < (3, 51, 3)
 
 
 async def _lock(path: Path) -> int:
@@ -452,229 +236,6 @@ def _locked(lock: int) -> bool:
     return True
 
 
-def _connect(path: Path, durability: str) -> WriterConnection:
-    # SQLite gives the WAL the mode of the database: the group may read, others may not.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
-    connection = sqlite3.connect(
-        path, isolation_level=None, cached_statements=32, factory=WriterConnection
-    )
-    try:
-        check_schema(connection)  # before anything is changed
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")  # before journal_mode
-        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        connection.execute(
-            "PRAGMA auto_vacuum = INCREMENTAL"
-        )  # only ever set before the first table
-        _set(connection, "journal_mode", "wal")
-        _set(connection, "synchronous", SYNCHRONOUS[durability])
-        _set(connection, "wal_autocheckpoint", 0)
-        _set(connection, "journal_size_limit", WAL_LIMIT_BYTES)
-        migrate(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _set(connection: sqlite3.Connection, pragma: str, value: str | int) -> None:
-    """Make a setting and read it back: a setting that did not take is a promise broken."""
-    connection.execute(f"PRAGMA {pragma} = {value}").fetchall()
-    (found,) = connection.execute(f"PRAGMA {pragma}").fetchone()
-    if found != value:
-        raise sqlite3.OperationalError(f"PRAGMA {pragma} stays {found}, {value} is needed")
-
-
-def _commit(
-    connection: sqlite3.Connection,
-    batch: Batch,
-    logged_seq: int,
-    insert: Callable[[sqlite3.Connection, Batch, int], "_Inserted"],
-) -> Outcome:
-    with transaction(connection):
-        (last_seq,) = connection.execute(
-            "SELECT max(last_seq, ifnull((SELECT max(seq) FROM call), 0)) FROM progress"
-        ).fetchone()
-        seqs, refused = insert(connection, batch, last_seq + 1)
-        restored, unfit = _restore(connection, batch.restored, max(last_seq, *seqs, 0))
-        refused = [*refused, *unfit]
-        last_seq = max(last_seq, *seqs, *restored, 0)
-        untold = min(filter(None, restored), default=MAX_INTEGER)
-        # What came out of quarantine stays there when the database refuses its record.
-        resolved = [] if refused else batch.resolved
-        reports = batch.quarantined if batch.resolved else [*batch.quarantined, *refused]
-        quarantined = insert_quarantined(connection, reports, repeated=batch.repeated)
-        for quarantine_id in resolved:
-            connection.execute("DELETE FROM quarantined_report WHERE id = ?", (quarantine_id,))
-        connection.execute(
-            "UPDATE progress SET last_seq = ?, logged_seq = min(max(logged_seq, ?), ?)",
-            (last_seq, logged_seq, untold - 1),  # a row told twice is better than one not told
-        )
-    added_none = [*seqs, *restored].count(0)
-    return Outcome(seqs, restored, added_none - len(refused), quarantined)
-
-
-_Inserted = tuple[Sequence[int], list[QuarantinedReport]]
-"""The ``seq`` of each record, 0 where it has added no row; and what the database has refused."""
-
-
-class _NotAllNew(Exception):
-    """A record of the batch is stored already, or twice in it."""
-
-
-def _insert_new(connection: sqlite3.Connection, batch: Batch, seq: int) -> _Inserted:
-    """Insert records that are all new, many a statement. Raises _NotAllNew."""
-    columns = batch.columns()
-    width = len(CallRecord._fields)
-    whole = batch.count - batch.count % ROWS_A_STATEMENT
-    inserted = 0
-    for row in range(0, whole, ROWS_A_STATEMENT):
-        rows = columns[row * width : (row + ROWS_A_STATEMENT) * width]
-        inserted += connection.execute(_INSERT_MANY, [seq + row, *rows]).rowcount
-    for row in range(whole, batch.count):
-        columns_of_row = columns[row * width : (row + 1) * width]
-        inserted += connection.execute(_INSERT_ONE, [seq + row, *columns_of_row]).rowcount
-    if inserted < batch.count:
-        raise _NotAllNew
-    return range(seq, seq + batch.count), []
-
-
-def _insert_each(connection: sqlite3.Connection, batch: Batch, seq: int) -> _Inserted:
-    """Insert records one by one: a duplicate adds no row, one that SQLite refuses costs itself."""
-    return _insert_records(connection, batch.records, seq)
-
-
-def _insert_records(
-    connection: sqlite3.Connection, records: Iterable[CallRecord], seq: int
-) -> _Inserted:
-    seqs: list[int] = []
-    refused = []
-    for record in records:
-        inserted = 0
-        try:
-            inserted = connection.execute(_INSERT_ONE, [seq, *record]).rowcount
-        except _POISON as error:
-            refused.append(quarantine_of(record, f"refused by the database: {error}"))
-        else:
-            if not inserted and not _is_stored(connection, record):
-                why = "refused by the database: another record has its identity"
-                refused.append(quarantine_of(record, why))
-        seqs.append(seq * inserted)
-        seq += inserted
-    return seqs, refused
-
-
-def _is_stored(connection: sqlite3.Connection, record: CallRecord) -> bool:
-    return connection.execute(_SAME_RECORD, record._asdict()).fetchone() is not None
-
-
-def _restore(
-    connection: sqlite3.Connection, calls: Sequence[RestoredCall], last_seq: int
-) -> _Inserted:
-    """Insert records under their own ``seq`` where it is free, else under the next one."""
-    seqs: list[int] = []
-    refused: list[QuarantinedReport] = []
-    for wanted, record, local_told in calls:
-        if not local_told and connection.execute(_SAME_LOGGED, record._asdict()).fetchone():
-            seqs.append(0)
-            continue
-        free = wanted > last_seq or not connection.execute(_SEQ_TAKEN, (wanted,)).fetchone()
-        added, unfit = _insert_records(connection, [record], wanted if free else last_seq + 1)
-        last_seq = max(last_seq, *added)
-        seqs += added
-        refused += [report._replace(source=IMPORT) for report in unfit]
-    return seqs, refused
-
-
-def add_quarantined_once(
-    connection: sqlite3.Connection, reports: Sequence[QuarantinedReport]
-) -> int:
-    """Put into quarantine what a file holds (source ``import``); return how much of it was new.
-
-    The same bytes of the same PBX are there once, however often the file is imported: a commit of
-    a ``Batch`` sees to that likewise.
-    """
-    with transaction(connection):
-        return len(insert_quarantined(connection, reports))
-
-
-def insert_quarantined(
-    connection: sqlite3.Connection,
-    reports: Sequence[QuarantinedReport],
-    *,
-    repeated: bool = False,
-) -> list[tuple[int, QuarantinedReport]]:
-    """Insert reports within a transaction, and return them with their ids.
-
-    What comes again, because a file is imported or a portal is read again, is left out; so is,
-    when they are ``repeated``, what is there with the same time, peer and bytes.
-    """
-    quarantined = []
-    for report in reports:
-        query = _QUARANTINE_REPEATED if repeated else _QUARANTINE
-        if report.source in READ_AGAIN:
-            query = _QUARANTINE_ONCE
-        inserted = connection.execute(query, report)
-        if inserted.rowcount:
-            assert inserted.lastrowid is not None
-            quarantined.append((inserted.lastrowid, report))
-    return quarantined
-
-
 def _finish(connection: sqlite3.Connection, logged_seq: int) -> None:
     connection.execute("UPDATE progress SET logged_seq = max(logged_seq, ?)", (logged_seq,))
     checkpoint(connection)
-
-
-def _insert(rows: int) -> str:
-    width = len(CallRecord._fields)
-    values = []
-    for row in range(rows):
-        columns = ", ".join(f"?{row * width + column + 2}" for column in range(width))
-        values.append(f"(?1 + {row}, {columns})")
-    # Only the identity may conflict in silence; any other fault of a row is an error.
-    conflict = (
-        "ON CONFLICT (started_at, call_id, identity) DO NOTHING "
-        "ON CONFLICT (started_local, call_id, identity) WHERE identity < 0 DO NOTHING"
-    )
-    return f"INSERT INTO call VALUES {', '.join(values)} {conflict}"  # noqa: S608 - no outside text
-
-
-_INSERT_MANY: Final = _insert(ROWS_A_STATEMENT)
-_INSERT_ONE: Final = _insert(1)
-
-_SAME_RECORD: Final = """
-SELECT 1 FROM call WHERE (
-    (started_at = :started_at AND call_id = :call_id AND identity = :identity)
-    OR (started_local = :started_local AND call_id = :call_id AND identity = :identity
-        AND identity < 0)
-) AND pbx = :pbx AND started_local = :started_local AND caller = :caller AND callee = :callee
-AND duration = :duration AND talk_duration = :talk_duration
-AND status = :status AND call_type = :call_type
-"""
-
-_SEQ_TAKEN: Final = "SELECT 1 FROM call WHERE seq = ?"
-
-_SAME_LOGGED: Final = """
-SELECT 1 FROM call WHERE started_at = :started_at AND call_id = :call_id
-AND pbx = :pbx AND caller = :caller AND callee = :callee
-AND duration = :duration AND talk_duration = :talk_duration
-AND status = :status AND call_type = :call_type
-"""
-"""The log does not tell the local start, and its place in the identity is worked out anew with a
-time zone that may have been set wrong before; the instant is told."""
-
-_QUARANTINE: Final = """
-INSERT INTO quarantined_report (received_at, pbx, peer, source, reason, payload, size)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7"""
-
-_QUARANTINE_ONCE: Final = f"""{_QUARANTINE} WHERE NOT EXISTS (
-    SELECT 1 FROM quarantined_report WHERE source IN ('import', 'portal', 'history') AND size = ?7
-    AND substr(payload, 1, 200) = substr(?6, 1, 200) AND payload = ?6 AND pbx = ?2 AND source = ?4
-)"""  # noqa: S608 - no outside text
-"""Of what is read again; the index ``quarantined_once`` holds the size and the first bytes."""
-
-_QUARANTINE_REPEATED: Final = f"""{_QUARANTINE} WHERE NOT EXISTS (
-    SELECT 1 FROM quarantined_report WHERE received_at = ?1 AND pbx = ?2 AND peer = ?3
-    AND source = ?4 AND reason = ?5 AND payload = ?6 AND size = ?7
-)"""  # noqa: S608 - no outside text
-"""Of what a spool brings, which a crash may have us read again; an index holds the time."""

@@ -18,10 +18,12 @@ from cdrd.batch import Batch, Waiting
 from cdrd.call_log import CallLog
 from cdrd.clock import ClockJump, ClockWatch, OffsetJump
 from cdrd.config import BatchTable
+from cdrd.database import WAL_LIMIT_BYTES, Checkpoint, is_damage
 from cdrd.leg_store import Arrival, StoredLegs, store_legs
 from cdrd.log import LineWriter, Logger
+from cdrd.row import Committed, Turn
 from cdrd.spool import Spool
-from cdrd.store import WAL_LIMIT_BYTES, Checkpoint, Committed, Store, Turn, is_damage
+from cdrd.store import Store
 from cdrd.store_process import ProcessEnded
 from cdrd.stream import Totals
 

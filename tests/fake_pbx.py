@@ -12,12 +12,11 @@ import orjson
 from aiohttp import web
 
 from cdrd.batch import Waiting
-from cdrd.frame import KIB
+from cdrd.frame import KIB, MIB
 from cdrd.intake import Intake
 from cdrd.log import Logger
 from cdrd.login import RefusalGuard
 from cdrd.pbx_api import Account, LoginGuard
-from cdrd.store import MIB
 from cdrd.stream import Totals
 
 Json = dict[str, Any]

@@ -13,8 +13,9 @@ import pytest_asyncio
 
 from cdrd.batch import Batch, RestoredCall
 from cdrd.call_log import CallLog
+from cdrd.frame import MIB
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
-from cdrd.store import MIB, Store
+from cdrd.store import Store
 from tests.example import call, holding
 from tests.running import RunningDaemon
 from tests.test_serve import _sent_once_listening, following

@@ -16,9 +16,9 @@ from cdrd.address import format_address
 from cdrd.cli import main
 from cdrd.commands import check as check_module
 from cdrd.config import load_config
+from cdrd.database import wal_reset_bug
 from cdrd.simulate.pbx import SimulatedPBX
 from cdrd.simulate.reports import new_cdr
-from cdrd.store import wal_reset_bug
 from tests.running import HQ, RunningDaemon, rows, send, write_config
 from tests.simulated import SimulatedPbx
 

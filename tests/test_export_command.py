@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cdrd.columns import RECORDS, lay_out
+from cdrd.database import open_reader
 from cdrd.export import LIMIT, UNDATED, open_snapshot, pages
 from cdrd.leg_store import Arrival, store_legs
 from cdrd.record import CallRecord
 from cdrd.selection import Selection
-from cdrd.store import Store, open_reader
+from cdrd.store import Store
 from tests.example import holding, varied
 from tests.portal_rows import IN_PROGRESS, NEW_YORK, ROW, leg
 from tests.running import DEADLINE_SECONDS, cdrd, rows

@@ -19,13 +19,16 @@ from cdrd.background import to_its_end
 from cdrd.batch import Waiting
 from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
+from cdrd.database import open_reader
 from cdrd.fetch import DAY
+from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
 from cdrd.gaps import Asked, GapFollower, Gaps, HistoryApi
 from cdrd.log import LineWriter, make_logger
 from cdrd.pbx_api import LoginRefused, NotOffered, Unreachable
+from cdrd.progress import read_complete_until, set_complete_until
 from cdrd.sender import Sender
-from cdrd.store import MIB, Store, open_reader, read_complete_until, set_complete_until
+from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.writer import Writer
 

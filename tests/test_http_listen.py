@@ -23,8 +23,9 @@ import uvloop
 from cdrd.batch import Waiting
 from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
+from cdrd.database import open_reader
 from cdrd.door import Door, entrances
-from cdrd.frame import KIB
+from cdrd.frame import KIB, MIB
 from cdrd.http_listen import Bounds, HttpConnections
 from cdrd.intake import Intake
 from cdrd.listen import Listener
@@ -32,7 +33,7 @@ from cdrd.log import LineWriter, make_logger
 from cdrd.sender import Sender
 from cdrd.simulate.posts import send_posts
 from cdrd.simulate.reports import new_cdr, other_event
-from cdrd.store import MIB, Store, open_reader
+from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.writer import Writer
 from tests.fake_pbx import Gaps

@@ -17,8 +17,9 @@ import orjson
 import pytest
 
 from cdrd.batch import Batch, RestoredCall
+from cdrd.progress import read_progress
 from cdrd.record import CallRecord
-from cdrd.store import Store, read_progress
+from cdrd.store import Store
 from tests.example import CALL, call, exported, varied
 from tests.running import (
     DEADLINE_SECONDS,

@@ -16,12 +16,13 @@ import uvloop
 from cdrd.batch import Waiting
 from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
-from cdrd.frame import KIB
+from cdrd.database import open_reader
+from cdrd.frame import KIB, MIB
 from cdrd.intake import Intake
 from cdrd.listen import AcceptedConnection, Listener
 from cdrd.log import LineWriter, make_logger
 from cdrd.sender import Sender
-from cdrd.store import MIB, Store, open_reader
+from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.writer import Writer
 

@@ -22,9 +22,9 @@ from cdrd.purge import (
     read_request,
     take_step,
 )
+from cdrd.row import commit
 from cdrd.schema import migrate
 from cdrd.simulate.reports import new_cdr
-from cdrd.store import commit
 from tests.example import varied
 from tests.portal_rows import NEW_YORK, leg
 from tests.running import (

@@ -18,8 +18,8 @@ import orjson
 import pytest
 
 from cdrd.cli import main
+from cdrd.row import commit
 from cdrd.schema import migrate
-from cdrd.store import commit
 from tests.example import holding, varied
 from tests.running import DEADLINE_SECONDS, Line, cdrd, write_config
 

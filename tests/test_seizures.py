@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cdrd.period import ALWAYS, Period
+from cdrd.row import commit
 from cdrd.schema import migrate
 from cdrd.seizures import SOURCES, Source, extension, read_seizures, read_span, trunks
 from cdrd.selection import Selection
-from cdrd.store import commit
 from cdrd.traffic import Seizure
 from tests.example import holding, varied
 

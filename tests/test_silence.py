@@ -10,9 +10,9 @@ import pytest
 
 from cdrd.batch import Batch
 from cdrd.log import LineWriter, make_logger
+from cdrd.row import commit
 from cdrd.schema import migrate
 from cdrd.silence import SilenceWatch, find_silent, last_calls
-from cdrd.store import commit
 from tests.example import varied
 
 NOON = datetime(2024, 3, 6, 12, tzinfo=UTC)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall
+from cdrd.progress import read_progress, read_records
 from cdrd.record import CallRecord
+from cdrd.row import IMPORT, Committed
 from cdrd.schema import migrate
-from cdrd.store import IMPORT, Committed, read_progress, read_records
 from tests.committing import commit
 from tests.example import CALL, call, varied
 

@@ -16,7 +16,10 @@ import pytest
 import pytest_asyncio
 
 from cdrd.batch import Batch
-from cdrd.store import Store, StoreUnusable, Turn, open_reader, read_progress, read_records
+from cdrd.database import open_reader
+from cdrd.progress import read_progress, read_records
+from cdrd.row import Turn
+from cdrd.store import Store, StoreUnusable
 from cdrd.store_process import ProcessConnection, ProcessEnded, StoreProcess
 from tests.asked import commit_and_end, end_process, process_id, refuse, wait_for_file
 from tests.example import call, holding

@@ -16,8 +16,10 @@ import pytest_asyncio
 from cdrd.batch import Batch, QuarantinedReport, Waiting
 from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
+from cdrd.database import open_reader
+from cdrd.frame import MIB
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
-from cdrd.store import MIB, Store, open_reader
+from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.writer import AHEAD, Writer
 from tests.example import call

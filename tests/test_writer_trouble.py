@@ -13,10 +13,12 @@ import pytest
 import pytest_asyncio
 
 from cdrd.batch import Batch, QuarantinedReport, Waiting
+from cdrd.database import open_reader
 from cdrd.drain import Drainer
+from cdrd.frame import MIB
 from cdrd.log import LineWriter, make_logger
 from cdrd.spool import Spool
-from cdrd.store import MIB, Store, open_reader
+from cdrd.store import Store
 from cdrd.writer import Writer
 from tests.damage import damage, put_back
 from tests.example import call, holding

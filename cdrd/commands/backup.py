@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress
 
 from cdrd.commands.arguments import add_database_arguments, database_path
+from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.schema import NotOurDatabase, check_schema
-from cdrd.store import open_reader
 from cdrd.target import CannotWrite, check_free, drafts, is_device
 
 MODE: Final = 0o640

@@ -40,6 +40,7 @@ from cdrd.config import (
     read_secret,
 )
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
+from cdrd.database import open_reader, wal_reset_bug
 from cdrd.dial import CONNECT_SECONDS, LOGIN_SECONDS
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.login import MAX_ANSWER_BYTES, LoginAnswer, RefusalGuard, Verdict, login_block
@@ -53,15 +54,9 @@ from cdrd.pbx_api import (
     family_of,
     trust_of,
 )
+from cdrd.progress import read_refusals, remember_refusal
 from cdrd.schema import VERSION, NotOurDatabase, check_schema
-from cdrd.store import (
-    Store,
-    StoreUnusable,
-    open_reader,
-    read_refusals,
-    remember_refusal,
-    wal_reset_bug,
-)
+from cdrd.store import Store, StoreUnusable
 from cdrd.tls import server_context
 
 LABEL_WIDTH: Final = 16

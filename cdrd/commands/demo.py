@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cdrd.address import format_address, parse_address
+from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.frame import KIB
 from cdrd.log import CALL_RELEASED
 from cdrd.simulate.load import LoadFailed, send_load
 from cdrd.simulate.pbx import SimulatedPBX, at_least
-from cdrd.store import open_reader
 
 DIALLED: Final = "dialled"
 DIALLED_RATE: Final = 3  # calls a second

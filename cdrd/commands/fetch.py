@@ -28,6 +28,7 @@ from cdrd.commands.arguments import add_config_argument
 from cdrd.commands.selecting import Usage
 from cdrd.config import Config, ConfigError, History, Pbx, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
+from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from cdrd.fetch import Window, windows
 from cdrd.gaps import FAILURES, Counts, Ways, fetch_window
@@ -35,7 +36,8 @@ from cdrd.handover import TooLarge, make_requests
 from cdrd.login import RefusalGuard
 from cdrd.pbx_api import LoginGuard, account_of, family_of, open_history, trust_of
 from cdrd.period import NotATime, make_period, read_instant
-from cdrd.store import Store, StoreUnusable, open_reader, read_refusals, remember_refusal
+from cdrd.progress import read_refusals, remember_refusal
+from cdrd.store import Store, StoreUnusable
 
 DESCRIPTION: Final = """\
 Asks each PBX with [pbx.history] for the calls that began in a range of time and stores those that

@@ -9,10 +9,10 @@ from typing import Any, Final
 import orjson
 
 from cdrd.commands.arguments import add_database_arguments, database_path
+from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.record import MAX_INTEGER
 from cdrd.schema import NotOurDatabase, check_schema
-from cdrd.store import open_reader
 
 POLL_SECONDS: Final = 0.05
 PAGE_ROWS: Final = 1000

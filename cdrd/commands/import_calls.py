@@ -29,11 +29,11 @@ from cdrd.commands.selecting import time_zone
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
-from cdrd.frame import KIB
+from cdrd.frame import KIB, MIB
 from cdrd.handover import TooLarge, make_requests
 from cdrd.record import utc_milliseconds
 from cdrd.sender import Sender
-from cdrd.store import MIB, Store, StoreUnusable
+from cdrd.store import Store, StoreUnusable
 from cdrd.stream import Totals
 
 CHUNK_BYTES: Final = 64 * KIB

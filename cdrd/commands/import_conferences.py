@@ -33,7 +33,8 @@ from cdrd.leg_request import make_answer, make_request
 from cdrd.leg_store import Arrival, store_legs
 from cdrd.portal_file import BadRow, PortalFile, PortalFileError, Row
 from cdrd.record import utc_milliseconds
-from cdrd.store import IMPORT, Store, StoreUnusable
+from cdrd.row import IMPORT
+from cdrd.store import Store, StoreUnusable
 
 SLICE_ROWS: Final = 500
 SLICE_BYTES: Final = 256 * KIB

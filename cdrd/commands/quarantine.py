@@ -19,11 +19,12 @@ from cdrd.commands.arguments import add_config_argument, add_database_arguments,
 from cdrd.commands.tables import printable
 from cdrd.config import Config, ConfigError, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
+from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.quarantine import Kept, drop_quarantined, read_quarantine, retry
 from cdrd.record import MAX_INTEGER
 from cdrd.schema import NotOurDatabase, check_schema
-from cdrd.store import Store, StoreUnusable, open_reader
+from cdrd.store import Store, StoreUnusable
 
 IDS_A_REQUEST: Final = 100
 """With 64 KiB each it is 6 MiB that the daemon reads and decodes at once."""

@@ -14,10 +14,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cdrd.commands.arguments import add_database_arguments, existing
 from cdrd.config import Config, Pbx, Portal, find_config, load_config
+from cdrd.database import open_reader
 from cdrd.period import NotATime, make_period
 from cdrd.schema import NotOurDatabase, check_schema
 from cdrd.selection import CALLS, CONFERENCES, Selection
-from cdrd.store import StoreUnusable, open_reader
+from cdrd.store import StoreUnusable
 
 VIEWS: Final = {"calls": CALLS, "conferences": CONFERENCES}
 

@@ -25,8 +25,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cdrd.database import open_reader
 from cdrd.simulate.reports import new_cdr
-from cdrd.store import open_reader
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 20.0

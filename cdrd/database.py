@@ -1,0 +1,117 @@
+"""Turns a path into a connection: of the one writer, or of a reader.
+
+The rule that must stay true: a setting that was promised is read back, and a file that is not ours
+is left as it is.
+"""
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cdrd.frame import MIB
+from cdrd.schema import PAGE_BYTES, check_schema, migrate
+
+BUSY_TIMEOUT_MS: Final = 5_000
+
+WAL_LIMIT_BYTES: Final = 64 * MIB
+"""The WAL file is cut back to this when it is reused; a reader that pins it makes it larger."""
+
+SYNCHRONOUS: Final = {"full": 2, "normal": 1}
+_DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class WriterConnection(sqlite3.Connection):
+    """The connection that commits; it knows which turn it has committed last."""
+
+    last_turn = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a checkpoint came: pages in the WAL, and those of them copied to the database."""
+
+    pages: int
+    copied: int
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Bytes that a reader's open transaction keeps in the WAL."""
+        return (self.pages - self.copied) * PAGE_BYTES
+
+
+def connect(path: Path, durability: str) -> WriterConnection:
+    """Open or create the database for its one writer. Raises sqlite3.Error and NotOurDatabase."""
+    # SQLite gives the WAL the mode of the database: the group may read, others may not.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    connection = sqlite3.connect(
+        path, isolation_level=None, cached_statements=32, factory=WriterConnection
+    )
+    try:
+        check_schema(connection)  # before anything is changed
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")  # before journal_mode
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute(
+            "PRAGMA auto_vacuum = INCREMENTAL"
+        )  # only ever set before the first table
+        _set(connection, "journal_mode", "wal")
+        _set(connection, "synchronous", SYNCHRONOUS[durability])
+        _set(connection, "wal_autocheckpoint", 0)
+        _set(connection, "journal_size_limit", WAL_LIMIT_BYTES)
+        migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open the database read-only, as every program but the daemon does. Raises sqlite3.Error."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    reader = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        reader.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error:
+        reader.close()
+        raise
+    return reader
+
+
+def check_whole(reader: sqlite3.Connection) -> None:
+    """Read all of the database. Raises sqlite3.Error when it is damaged."""
+    (found,) = reader.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise sqlite3.DatabaseError(str(found))
+
+
+def checkpoint(connection: sqlite3.Connection) -> Checkpoint:
+    """Copy what no reader still needs from the WAL into the database, without waiting."""
+    _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return Checkpoint(pages, copied)
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell a damaged database from one that is only locked, full or out of reach for a while."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+
+
+def wal_reset_bug(version: tuple[int, int, int]) -> bool:
+    """Tell whether a SQLite version can corrupt a WAL that two connections write at one instant.
+
+    Source: sqlite.org, "the WAL-reset bug": 3.7.0 to 3.51.2, mended in 3.44.6 and 3.50.7 too.
+    """
+    if version[:2] == (3, 44):
+        return version < (3, 44, 6)
+    if version[:2] == (3, 50):
+        return version < (3, 50, 7)
+    return (3, 7, 0) <= version < (3, 51, 3)
+
+
+def _set(connection: sqlite3.Connection, pragma: str, value: str | int) -> None:
+    """Make a setting and read it back: a setting that did not take is a promise broken."""
+    connection.execute(f"PRAGMA {pragma} = {value}").fetchall()
+    (found,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+    if found != value:
+        raise sqlite3.OperationalError(f"PRAGMA {pragma} stays {found}, {value} is needed")
