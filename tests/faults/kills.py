@@ -1,13 +1,18 @@
 """SIGKILL under load: a logged call is a row, none is doubled, and little is lost."""
 
 import random
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.oracle import SendingPbx, call_id, logged_but_missing, read
+from tests.faults.outcome import Outcome
 from tests.running import HQ, RunningDaemon
+
+ROUND = 100
+"""So many kills on one database: it is looked through whole after each."""
 
 WINDOW_SECONDS = 0.1
 """What arrived within so long before a kill may be lost; more is told, and may be the disk's."""
@@ -54,6 +59,19 @@ class Kills:
             "the database is whole": not self.unsound,
         }
         return [promise for promise, is_kept in kept.items() if not is_kept]
+
+
+def kill_in_rounds(kills: int) -> Outcome:
+    """Kill the daemon so often, on a new database for each round."""
+    result, began = Kills(), time.monotonic()
+    while result.kills < kills:
+        times = min(ROUND, kills - result.kills)
+        result.add(kill_under_load(times, rate=2000, seed=1 + result.kills))
+        print(result, file=sys.stderr, flush=True)
+    seconds = time.monotonic() - began
+    remark = f"the oldest had come {result.oldest_loss * 1000:.0f} ms before"
+    figures = (result.sent, result.lost, result.doubled)
+    return Outcome(*figures, seconds, remark, tuple(result.faults))
 
 
 def kill_under_load(kills: int, *, rate: float, seed: int) -> Kills:

@@ -7,9 +7,9 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
 
-from tests.faults.oracle import SendingPbx, call, read
+from tests.faults.oracle import SendingPbx, call
+from tests.faults.outcome import Outcome, compare
 from tests.manager import Manager
 from tests.running import (
     HQ,
@@ -18,23 +18,6 @@ from tests.running import (
     assert_each_row_is_logged,
     send,
 )
-
-
-class Outcome(NamedTuple):
-    """What came of a fault: how many reports were sent, lost and doubled, and how long it took."""
-
-    sent: int
-    lost: int
-    doubled: int
-    seconds: float
-
-
-def _compare(database: Path, sent: set[int], began: float) -> Outcome:
-    stored = read(database)
-    assert stored.sound
-    held = set(stored.numbers)
-    doubled = len(stored.numbers) - len(held)
-    return Outcome(len(sent), len(sent - held), doubled, time.monotonic() - began)
 
 
 def reconnect_storm(pbxs: int, records: int) -> Outcome:
@@ -59,7 +42,7 @@ def reconnect_storm(pbxs: int, records: int) -> Outcome:
             for sender in senders:
                 sender.join()
             daemon.wait_for("call_released", times=total)
-            outcome = _compare(daemon.database, set(range(total)), began)
+            outcome = compare(daemon.database, set(range(total)), began)
             _, stopped = daemon.stop()
         assert_accounted(stopped)
         return outcome
@@ -78,10 +61,10 @@ def end_under_load() -> Outcome:
         status, stopped = daemon.stop()
         assert status == 0
         assert_accounted(stopped)
-        return _compare(daemon.database, pbx.numbers, began)
+        return compare(daemon.database, pbx.numbers, began)
 
 
-def kill_what_stores(kills: int, *, rate: float, seed: int) -> Outcome:
+def kill_what_stores(kills: int, *, rate: float = 2000, seed: int = 1) -> Outcome:
     """SIGKILL the process that stores, at random moments while calls come; the daemon goes on."""
     moments = random.Random(seed)
     with (
@@ -102,7 +85,7 @@ def kill_what_stores(kills: int, *, rate: float, seed: int) -> Outcome:
         assert status == 0
         assert_accounted(stopped)
         assert_each_row_is_logged(daemon.database, daemon.found("call_released"))
-        return _compare(daemon.database, pbx.numbers, began)
+        return compare(daemon.database, pbx.numbers, began)
 
 
 def reload_under_load(reloads: int) -> Outcome:
@@ -127,7 +110,7 @@ def reload_under_load(reloads: int) -> Outcome:
             assert not pbx.broken
         assert len(daemon.found("peer_connected")) == 1
         daemon.stop()
-        return _compare(daemon.database, pbx.numbers, began)
+        return compare(daemon.database, pbx.numbers, began)
 
 
 def restart_with_kept_connections(restarts: int, *, crash: bool) -> Outcome:
@@ -155,6 +138,6 @@ def restart_with_kept_connections(restarts: int, *, crash: bool) -> Outcome:
                 assert not pbx.broken
                 daemon.wait_for("call_released", call_id=pbx.last_call_id)
             daemon.stop()
-            outcome = _compare(daemon.database, pbx.numbers, began)
+            outcome = compare(daemon.database, pbx.numbers, began)
             daemon.__exit__(None, None, None)
             return outcome
