@@ -13,16 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from typing import Final, Literal, NoReturn
 
 from cdrd.config import Events, History, read_secret, secret_path
 from cdrd.frame import KIB
 from cdrd.log import Logger
 from cdrd.login import BackOff, RefusalGuard
-
-if TYPE_CHECKING:
-    from cdrd.p_series import PSeriesApi
-    from cdrd.s_series import SSeriesApi
 
 Family = Literal["S-Series", "P-Series", ""]
 """Which interfaces a PBX has; the empty text: not known."""
@@ -189,51 +185,3 @@ def family_of(events: Events | None) -> Family:
     if events is None:
         return ""
     return "S-Series" if events.kind in ("tcp", "http") else "P-Series"
-
-
-async def open_history(
-    base: str,
-    account: Account,
-    trust: Trust,
-    guard: LoginGuard,
-    family: Family = "",
-    *,
-    held: "SSeriesApi | PSeriesApi | None" = None,
-    limits: Limits | None = None,
-) -> "SSeriesApi | PSeriesApi":
-    """Return the API that a PBX's history is fetched from; close it in the end.
-
-    Of an unknown family it is asked, newest first, which takes a login; of a known one nothing is
-    sent yet. ``held``: what its events come through; it is returned where the account is the same
-    one, since another login might end its registration.
-
-    Raises Unreachable, LoginRefused, NotOffered; for the password's file OSError and ValueError.
-    """
-    # They bring an HTTP library whose import takes a third of a second.
-    from cdrd.p_series import PSeriesApi  # noqa: PLC0415
-    from cdrd.s_series import SSeriesApi  # noqa: PLC0415
-
-    s_series = SSeriesApi(base, account, trust, guard, limits=limits)
-    p_series = PSeriesApi(base, account, trust, guard, limits=limits)
-    for api in (s_series, p_series):
-        if held is not None and (api.base, account.username) == (held.base, held.account.username):
-            return held
-    if family == "P-Series":
-        return p_series
-    if family == "S-Series":
-        return s_series
-    try:
-        await s_series.login()
-    except NotOffered:
-        await s_series.close()
-    except BaseException:
-        await s_series.close()
-        raise
-    else:
-        return s_series
-    try:
-        await p_series.login()
-    except BaseException:
-        await p_series.close()
-        raise
-    return p_series

@@ -20,7 +20,7 @@ from cdrd.intake import Intake
 from cdrd.kept import Passed
 from cdrd.log import Logger
 from cdrd.login import RefusalGuard
-from cdrd.pbx_api import LoginGuard, account_of, base_of, family_of, open_history, trust_of
+from cdrd.pbx_api import LoginGuard, account_of, base_of, family_of, trust_of
 from cdrd.progress import read_refusals, remember_refusal
 from cdrd.store import Store
 from cdrd.writer import Writer
@@ -198,6 +198,8 @@ class Pbxs:
 
     def _follower(self, link: _Link, history: History, config: Config) -> GapFollower:
         async def open_api() -> "SSeriesApi | PSeriesApi":
+            from cdrd.history_api import open_history  # noqa: PLC0415 - as in _register
+
             return await open_history(
                 history.url,
                 account_of(history, self._config_path),

@@ -8,7 +8,6 @@ import pytest
 
 from cdrd.config import Events, History
 from cdrd.login import BackOff
-from cdrd.p_series import PSeriesApi
 from cdrd.pbx_api import (
     LoginRefused,
     NotOffered,
@@ -18,15 +17,9 @@ from cdrd.pbx_api import (
     base_of,
     family_of,
     keep_holding,
-    open_history,
     trust_of,
 )
-from cdrd.s_series import SSeriesApi
-from tests.fake_pbx import ACCOUNT, Answer, Suspended, a_guard, fake_pbx
-
-V1, V2, P = "/api/v1.1.0/login", "/api/v2.0.0/login", "/openapi/v1.0/get_token"
-YES: Answer = {"status": "Success", "token": "t"}
-P_YES: Answer = {"errcode": 0, "errmsg": "SUCCESS", "access_token": "a", "refresh_token": "r"}
+from tests.fake_pbx import Suspended, a_guard
 
 
 @pytest.mark.asyncio
@@ -136,59 +129,3 @@ def test_files_are_beside_the_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("tls", "base"), [(True, "https://h:8088"), (False, "http://h:8088")])
 def test_events_come_over_tls_unless_told(tls: bool, base: str) -> None:
     assert base_of(Events.model_construct(kind="http", address="h:8088", tls=tls)) == base
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize(
-    ("answers", "asked", "found"),
-    [
-        ({V2: YES}, [V2], SSeriesApi),
-        ({V1: YES}, [V2, V1], SSeriesApi),
-        ({V2: {"status": "Failed", "errno": "10003"}, V1: YES}, [V2, V1], SSeriesApi),
-        ({P: P_YES}, [V2, V1, P], PSeriesApi),
-        ({V2: {"errcode": 10001, "errmsg": "?"}, P: P_YES}, [V2, V1, P], PSeriesApi),
-    ],
-)
-async def test_an_unknown_pbx_is_asked_what_it_has(
-    answers: dict[str, Answer | list[Answer]], asked: list[str], found: type
-) -> None:
-    remembered: list[float] = []
-    async with fake_pbx(answers) as pbx:
-        api = await open_history(pbx.base, ACCOUNT, Trust(), a_guard(remembered))
-        assert pbx.paths == asked
-        await api.close()
-    assert type(api) is found
-    assert not remembered
-
-
-@pytest.mark.asyncio
-async def test_an_unknown_pbx_that_refuses_is_asked_no_further() -> None:
-    remembered: list[float] = []
-    async with fake_pbx({V2: {"status": "Failed", "errno": "20003"}, P: P_YES}) as pbx:
-        with pytest.raises(LoginRefused):
-            await open_history(pbx.base, ACCOUNT, Trust(), a_guard(remembered))
-    assert pbx.paths == [V2]
-    assert len(remembered) == 1
-
-
-@pytest.mark.asyncio
-async def test_a_known_pbx_is_not_asked_before_there_is_need() -> None:
-    guard = a_guard()
-    s_series = await open_history("http://h", ACCOUNT, Trust(), guard, "S-Series")
-    p_series = await open_history("http://h", ACCOUNT, Trust(), guard, "P-Series")
-    assert (type(s_series), type(p_series)) == (SSeriesApi, PSeriesApi)
-
-
-@pytest.mark.asyncio
-async def test_the_account_that_events_come_through_has_one_login() -> None:
-    guard = a_guard()
-    held = SSeriesApi("http://h:8088", ACCOUNT, Trust(), guard)
-
-    async def opened(base: str, username: str) -> object:
-        account = type(ACCOUNT)(username, ACCOUNT.read_password)
-        return await open_history(base, account, Trust(), guard, "S-Series", held=held)
-
-    assert await opened("http://h:8088", "api") is held
-    assert await opened("http://h:8088/api/v2.0.0", "api") is held
-    assert await opened("http://h:8088", "history") is not held
-    assert await opened("http://other:8088", "api") is not held

@@ -14,8 +14,9 @@ import pytest
 
 from cdrd.address import format_address
 from cdrd.simulate import load as simulate_load
-from cdrd.simulate.load import LoadFailed, Sent, send_load
+from cdrd.simulate.load import send_load
 from cdrd.simulate.reports import DIALECTS, new_cdr
+from cdrd.simulate.sent import LoadFailed, Sent
 
 STARTED = 1571897930
 

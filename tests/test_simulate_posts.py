@@ -11,9 +11,9 @@ import pytest
 
 from cdrd.address import format_address
 from cdrd.simulate import posts
-from cdrd.simulate.load import LoadFailed
 from cdrd.simulate.posts import send_posts
 from cdrd.simulate.reports import DIALECTS, new_cdr
+from cdrd.simulate.sent import LoadFailed
 from tests.running import cdrd
 
 STARTED = 1571897930

@@ -7,14 +7,8 @@ daemon goes on doing so.
 from pathlib import Path
 
 from cdrd.config import Events, History
-from cdrd.pbx_api import (
-    Family,
-    LoginGuard,
-    account_of,
-    base_of,
-    open_history,
-    trust_of,
-)
+from cdrd.history_api import open_history
+from cdrd.pbx_api import Family, LoginGuard, account_of, base_of, trust_of
 from cdrd.s_series import SSeriesApi
 
 

@@ -33,8 +33,9 @@ from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from cdrd.fetch import Window, windows
 from cdrd.gaps import FAILURES, Counts, Ways, fetch_window
 from cdrd.handover import TooLarge, make_requests
+from cdrd.history_api import open_history
 from cdrd.login import RefusalGuard
-from cdrd.pbx_api import LoginGuard, account_of, family_of, open_history, trust_of
+from cdrd.pbx_api import LoginGuard, account_of, family_of, trust_of
 from cdrd.period import NotATime, make_period, read_instant
 from cdrd.progress import read_refusals, remember_refusal
 from cdrd.store import Store, StoreUnusable

@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import orjson
 import uvloop
@@ -28,7 +28,9 @@ from cdrd.simulate.pbx import (
     remark,
     utc_offset,
 )
+from cdrd.simulate.posts import send_posts
 from cdrd.simulate.reports import CALLS_A_SECOND, ReportForms
+from cdrd.simulate.sent import LoadFailed, Sent
 
 _BLOCK_BYTES = 64 * 1024
 _TICK = 0.01
@@ -37,29 +39,6 @@ _CONNECT_SECONDS = 10
 _CLOSE_SECONDS = 5
 _CLOCK_NUMBERS = 10**13
 _DEFAULT_COUNT = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What a load came to: bytes on the wire, and seconds from the first write to the last."""
-
-    reports: int
-    events: int
-    bytes: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Reports a second."""
-        return self.reports / self.seconds if self.seconds else 0.0
-
-
-class LoadFailed(Exception):
-    """The daemon could not be reached, or broke a connection after `reports` had been written."""
-
-    def __init__(self, sentence: str, reports: int) -> None:
-        super().__init__(sentence)
-        self.reports = reports
 
 
 async def send_load(  # noqa: PLR0913 - by name, each with a default
@@ -276,8 +255,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _post(arguments: argparse.Namespace, count: int) -> Sent:
     if arguments.events or arguments.delimiter != "newline":
         arguments.usage_error("--http posts reports alone: take --events and --delimiter out")
-    from cdrd.simulate.posts import send_posts  # noqa: PLC0415 - it builds on this module
-
     with _progress_bar(count) as progress:
         return send_posts(
             *arguments.target,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cdrd.address import format_address
-from cdrd.simulate.load import LoadFailed, Sent
 from cdrd.simulate.pbx import reason
 from cdrd.simulate.reports import CALLS_A_SECOND, ReportForms
+from cdrd.simulate.sent import LoadFailed, Sent
 
 ANSWER_SECONDS: Final = 10.0
 PAUSE_SECONDS: Final = 1.0
