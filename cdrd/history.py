@@ -101,15 +101,16 @@ class HistoryStream(ReportStream):
         calls: list[ReleasedCall] = []
         raws: list[str] = []
         while (row := self._rows.next_row(ended)) is not None:
-            if isinstance(row, Broken):
+            if isinstance(row, Broken):  # rare; the rows before it go before it
+                self._take_calls(calls, raws, received_at, mended=False)
+                calls, raws = [], []
                 self._count(1)
                 self._quarantine(row, self.origin.name, received_at)
             elif not self._is_header(row):
                 self._count(1)
                 calls.append(read_row(dict(zip(self._header.known, row, strict=True))))
                 raws.append(orjson.dumps(dict(zip(self._header.keys, row, strict=True))).decode())
-        if calls:
-            self._take_calls(calls, raws, received_at, mended=False)
+        self._take_calls(calls, raws, received_at, mended=False)
 
     def _is_header(self, row: Sequence[str]) -> bool:
         """Tell whether a row is the first line, which stands again where files were put together.

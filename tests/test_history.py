@@ -202,6 +202,7 @@ MIXED = b"\n".join(
     [
         HEADER,
         ROW,
+        BAD["no start"][0],
         BAD["too few cells"][0],
         ROW.replace(b"966000001", b'"a\r\nb"'),
         BAD["an open quote"][0],
