@@ -321,8 +321,10 @@ def parse_config(text: str, name: str) -> Config:
     """Check a configuration's text. Raises ConfigError with a line for each fault."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # tomllib's own, or a number of more digits than int() takes
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{name}: nested deeper than TOML can be read") from error
     try:
         config = Config.model_validate(tables)
     except ValidationError as error:

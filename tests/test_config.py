@@ -363,6 +363,14 @@ def test_what_is_not_toml_is_told_with_its_place() -> None:
     assert "line 2" in fault
 
 
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [("[" * 5000, "nested deeper"), ("{a=" * 5000, "nested deeper"), ("1" * 5000, "digits")],
+)
+def test_what_is_too_much_for_the_parser_is_told(value: str, fault: str) -> None:
+    assert fault in only_fault(f"tcp.idle_timeout = {value}")
+
+
 def test_a_key_given_twice_is_not_toml() -> None:
     assert only_fault("[tcp]\nlisten = []\nlisten = []").startswith("not valid TOML: ")
 
