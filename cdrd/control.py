@@ -48,7 +48,7 @@ async def serve_control(database: Path, work: Work) -> asyncio.Server:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = orjson.loads(await reader.readuntil(b"\n"))
+            request = _parsed(await reader.readuntil(b"\n"))
             try:
                 reply = await work(request)
             except RequestRefused as error:
@@ -66,6 +66,14 @@ async def serve_control(database: Path, work: Work) -> asyncio.Server:
             writer.close()
 
     return await asyncio.start_unix_server(answer, sock=_bind(database), limit=MAX_REQUEST_BYTES)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """Parse a request. Raises ValueError."""
+    request = orjson.loads(line)
+    if not isinstance(request, dict):
+        raise ValueError("a request is a JSON object")  # noqa: TRY004 - as what is no JSON
+    return request
 
 
 def _bind(database: Path) -> socket.socket:

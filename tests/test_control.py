@@ -164,7 +164,7 @@ async def test_only_the_owner_may_connect() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    "garbage", [b"", b"\n", b"{\n", b"GET / HTTP/1.1\r\n\r\n", b"{}", b"\xff\n"]
+    "garbage", [b"", b"\n", b"{\n", b"GET / HTTP/1.1\r\n\r\n", b"{}", b"\xff\n", b"[]\n"]
 )
 async def test_garbage_is_hung_up_on_and_the_next_request_is_answered(
     database: Path, garbage: bytes
