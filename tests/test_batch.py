@@ -250,7 +250,7 @@ steps = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(steps, max_size=60), st.integers(1, 5))
 def test_nothing_is_lost_nor_doubled_whatever_the_order(order: list[str], max_records: int) -> None:
     waiting = Waiting(10**6)

@@ -553,7 +553,7 @@ def spelled_reports(draw: st.DrawFn) -> bytes:
 
 delimiters = st.sampled_from([*DELIMITERS.values(), b"[", b"]", b"\x00", b"\n\n", b"\r", b" OK ; "])
 cut_places = st.lists(st.integers(0, 2000), max_size=30)
-quick = settings(deadline=None, max_examples=150)
+quick = settings(max_examples=150)
 
 
 @quick
@@ -598,7 +598,7 @@ pieces = st.sampled_from(
 garbage = st.binary(max_size=60) | st.lists(pieces, max_size=25).map(b"".join)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(garbage, cut_places, st.sampled_from([MAX, 100, 20]))
 def test_no_bytes_raise_and_their_frames_do_not_depend_on_the_chunks(
     stream: bytes, cuts: list[int], max_bytes: int
@@ -614,7 +614,7 @@ line_ends = st.sampled_from([b"\n", b"\n", b"\r\n", b"\n\n", b""])
 runs = st.tuples(st.integers(0, 900), odd_lines, line_ends)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(runs, max_size=6),
     line_ends,
@@ -630,7 +630,7 @@ def test_many_lines_with_odd_ones_among_them_are_the_same_frames_in_any_chunking
     assert read(stream, cuts, max_bytes) == whole
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(garbage, st.sampled_from([b"\n", b"\r\n"]), cut_places)
 def test_no_bytes_take_the_report_on_the_next_line(
     stream: bytes, delimiter: bytes, cuts: list[int]
@@ -647,7 +647,7 @@ def test_bytes_without_a_brace_or_quote_leave_no_trace(stream: bytes, cuts: list
         assert read(stream + delimiter + GOOD + b"\n", cuts) == [Seen(GOOD)]
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(garbage, st.sampled_from([MAX, 100]))
 def test_every_byte_is_in_a_frame_in_a_broken_stretch_or_is_text_without_a_quote(
     stream: bytes, max_bytes: int

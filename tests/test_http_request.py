@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdrd.frame import KIB
@@ -225,7 +225,6 @@ def test_a_fault_is_the_last_event_and_costs_nothing_before_it(stream: bytes, st
         assert fault.reason
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([*REQUESTS.values()]), max_size=4),
     st.sampled_from([*REQUESTS.values(), *LAST_REQUESTS.values(), *FAULTS.values()]),
@@ -242,7 +241,6 @@ def test_the_events_do_not_depend_on_how_the_bytes_were_cut(
     assert found[: len(requests)] == [request for _, request in requests]
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([*(stream for stream, _ in REQUESTS.values()), JSON, b"{", b'"', b"\\"])

@@ -264,7 +264,7 @@ LEGS = [
 ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.permutations(LEGS + LEGS[2:4]), st.lists(st.integers(1, 4), min_size=9, max_size=9))
 def test_any_order_and_slices_come_to_the_same(
     legs: Sequence[ConferenceLeg], sizes: list[int]

@@ -100,7 +100,7 @@ def test_endless_text_without_a_refusal_is_taken_for_a_stream() -> None:
     assert received + len(text) > MAX_ANSWER_BYTES
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.integers(1, 50))
 def test_no_bytes_of_a_peer_are_an_exception(answer: bytes, size: int) -> None:
     assert all(isinstance(verdict, Verdict) for verdict in verdicts(answer, size))
@@ -130,7 +130,7 @@ def test_a_clock_that_was_set_back_suspends_no_longer_than_the_lock_out() -> Non
 pauses = st.lists(st.floats(0, 700) | st.sampled_from([0.0, 1.0, 200.0, 599.9]), max_size=60)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(pauses, st.floats(0, 2e9), st.integers(1, 20))
 def test_no_ten_minutes_ever_hold_five_refusals(
     waits: list[float], start: float, restart_every: int
@@ -152,7 +152,7 @@ def test_no_ten_minutes_ever_hold_five_refusals(
         assert fifth - first >= LOCK_OUT_SECONDS - 1e-3
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(0.001, 10), st.floats(10, 1000))
 def test_waits_double_up_to_the_longest_and_are_spread_over_half(
     first: float, longest: float

@@ -83,7 +83,7 @@ def starts(connection: sqlite3.Connection) -> list[str]:
 # Steps
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(0, 40), max_size=2 * STEP_ROWS // 10).map(lambda some: some * 10),
     st.integers(0, 41),

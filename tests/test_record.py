@@ -341,7 +341,7 @@ def test_a_nonsense_start_is_quoted_in_the_reason(said: str) -> None:
     assert len(reason) < 200
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.from_regex(r"[0-9W]{4}[-/][0-9W]{2}[-/][0-9]{2}[ T][0-9.Z+]{2}:[-+0-9]{2}:[-0-9Z+.]{2}"))
 def test_only_a_time_of_the_one_form_is_a_start(said: str) -> None:
     try:
@@ -352,7 +352,7 @@ def test_only_a_time_of_the_one_form_is_a_start(said: str) -> None:
     assert record.started_local == said.strip().replace("/", "-").replace("T", " ")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.datetimes(),
     st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Etc/GMT-14"]),
@@ -643,7 +643,7 @@ values = st.recursive(
 keys = st.sampled_from(["callid", "timestart", "status", "type", "note", *TEXTS, *SECONDS])
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.dictionaries(keys, values, max_size=4))
 def test_any_json_in_any_field_is_a_record_or_says_why_not(fields: dict[str, Any]) -> None:
     raw = orjson.dumps(new_cdr(**fields)).decode()
@@ -681,7 +681,7 @@ likely_fields = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.builds(
@@ -733,7 +733,7 @@ def test_one_that_is_no_record_spoils_all_that_are_made_with_it(
         records_of(reports, zone="America/New_York")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.dictionaries(keys, words | st.integers(0, 2**63 - 1), max_size=4),

@@ -306,7 +306,7 @@ objects = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(objects)
 def test_any_json_in_any_field_is_a_report_and_never_an_exception(parsed: dict[str, Any]) -> None:
     as_received = dict(parsed)
@@ -316,7 +316,7 @@ def test_any_json_in_any_field_is_a_report_and_never_an_exception(parsed: dict[s
     assert parsed == as_received
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(objects, st.sampled_from(["action", "event"]))
 def test_whatever_else_it_says_a_new_cdr_is_a_released_call(
     parsed: dict[str, Any], key: str
@@ -325,7 +325,7 @@ def test_whatever_else_it_says_a_new_cdr_is_a_released_call(
     assert isinstance(read_report({**others, key: "NewCdr"}), ReleasedCall)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(30000, 30100), objects)
 def test_an_envelope_as_text_and_as_an_object_say_the_same(
     number: int, message: dict[str, Any]

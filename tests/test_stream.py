@@ -382,7 +382,7 @@ streams = (
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(streams, st.lists(st.integers(0, 1000), max_size=20), st.sampled_from([64 * KIB, 60]))
 def test_everything_received_is_a_record_in_quarantine_or_passed_over(
     stream: bytes, cuts: list[int], max_report_bytes: int
@@ -402,7 +402,6 @@ def test_everything_received_is_a_record_in_quarantine_or_passed_over(
 bodies = st.sampled_from([GOOD, b" " + GOOD, BYE, call("", callid="7"), MENDED_MESSAGE]) | streams
 
 
-@settings(deadline=None)
 @given(st.lists(bodies, max_size=8))
 def test_what_is_taken_of_whole_bodies_is_what_a_stream_for_each_takes(bodies: list[bytes]) -> None:
     together = Connection()

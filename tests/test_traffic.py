@@ -132,14 +132,14 @@ def scenes(draw: st.DrawFn) -> tuple[list[Seizure], Window]:
     return ordered(seizures), Window(start, end + 1, zone)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(scenes())
 def test_the_figures_equal_a_count_of_every_second(scene: tuple[list[Seizure], Window]) -> None:
     seizures, window = scene
     assert measure(seizures, window, now=LATER).total == brute(seizures, window)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scenes())
 def test_those_of_each_group_equal_a_count_of_the_group_alone(
     scene: tuple[list[Seizure], Window],
@@ -154,7 +154,7 @@ def test_those_of_each_group_equal_a_count_of_the_group_alone(
     assert {**dict.fromkeys(alone, empty), **measured.groups} == alone
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scenes(), st.sampled_from(["hour", "day", "weekday"]))
 def test_those_of_a_time_equal_a_count_of_that_time_alone(
     scene: tuple[list[Seizure], Window], by: str
@@ -170,7 +170,7 @@ def test_those_of_a_time_equal_a_count_of_that_time_alone(
     assert merged(list(measured.groups.values())) == measured.total
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scenes())
 def test_an_open_window_has_everything_from_the_first_start_to_the_last_end(
     scene: tuple[list[Seizure], Window],
@@ -186,7 +186,7 @@ def test_an_open_window_has_everything_from_the_first_start_to_the_last_end(
     assert measure(seizures, Window(first, None, window.zone), now=LATER).total == total
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(scenes())
 def test_what_began_before_the_window_may_come_in_any_order(
     scene: tuple[list[Seizure], Window],

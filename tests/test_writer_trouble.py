@@ -263,7 +263,7 @@ async def test_a_stop_does_not_wait_for_the_look_at_a_large_database(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
         ).fetchone()
 
-    monkeypatch.setattr("cdrd.store._check_whole", look_for_ever)
+    monkeypatch.setattr("cdrd.store.check_whole", look_for_ever)
     async with running(writer), draining(bench.drainer(writer)):
         await bench.damage()
         bench.receive(200)
