@@ -17,9 +17,9 @@ from cdrd.history import HistoryStream, read_header
 from cdrd.record import NotARecord
 from cdrd.restore import restore_exported, restore_logged
 from cdrd.sender import Origin, Sender
+from cdrd.source import IMPORT
 from cdrd.stream import ReportStream, Totals, broken_text
 
-SOURCE: Final = "import"
 CALL_RELEASED: Final = "call_released"
 
 HEAD_BYTES: Final = 64 * KIB
@@ -77,7 +77,7 @@ def open_capture(
     if not line.startswith(b"{") and (header := read_header(line)):
         origin = _Origin(provenance.pbx)
         return HistoryStream(
-            header, origin, peer=name, source=SOURCE, waiting=waiting, totals=totals
+            header, origin, peer=name, source=IMPORT, waiting=waiting, totals=totals
         )
     if b"{" not in text:
         raise NotImportable(
@@ -108,7 +108,7 @@ class CaptureStream(ReportStream):
         super().__init__(
             _Origin(provenance.pbx),
             peer=name,
-            source=SOURCE,
+            source=IMPORT,
             waiting=waiting,
             totals=totals,
             max_report_bytes=MAX_LINE_BYTES,

@@ -12,9 +12,7 @@ from datetime import datetime, tzinfo
 from typing import Final, NamedTuple
 
 from cdrd.record import CallRecord
-
-LIVE: Final = frozenset(("tcp", "dial", "http", "websocket", "webhook"))
-"""The sources whose reports come as their calls are released."""
+from cdrd.source import LIVE
 
 TOLERANCE: Final = 30
 """Seconds that a clock may be wrong, and by which the reports of one clock may differ."""

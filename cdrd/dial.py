@@ -12,13 +12,13 @@ from typing import Final, cast
 
 from cdrd.address import parse_address
 from cdrd.intake import Adopted, Intake, PeerConnection
-from cdrd.kept import DIALLED, Passed, digest
+from cdrd.kept import Passed, digest
 from cdrd.log import Logger
 from cdrd.login import BackOff, LoginAnswer, Verdict, login_block
 from cdrd.pbx_api import LoginGuard, LoginRefused
 from cdrd.sender import Origin, Sender
+from cdrd.source import DIAL
 
-SOURCE = "dial"
 CONNECT_SECONDS: Final = 10.0
 LOGIN_SECONDS: Final = 10.0
 UNANSWERED_SECONDS: Final = 200.0
@@ -60,7 +60,7 @@ class DialledConnection(PeerConnection):
             self._answer = None
             self.verdict.set_exception(ConnectionResetError("reset before the login"))
             return
-        self.begin(transport, self._origin, SOURCE)
+        self.begin(transport, self._origin, DIAL)
         if self._adopted is None:
             self.transport.write(self._login)
         else:
@@ -124,7 +124,7 @@ class Dialer:
 
     def adopt(self, passed: Passed) -> None:
         """Go on with the connection that was kept for us, if there is one."""
-        for name, sock, rest in passed.take(f"{DIALLED}-{digest(self._owner)}"):
+        for name, sock, rest in passed.take(f"{DIAL}-{digest(self._owner)}"):
             self._kept = sock, Adopted(name, rest)
 
     async def run(self) -> None:
@@ -190,7 +190,7 @@ class Dialer:
     async def _follow(self, connection: DialledConnection) -> None:
         began = time.monotonic()
         self.connected = True
-        connection.keep(DIALLED, self._owner)
+        connection.keep(DIAL, self._owner)
         self._log.info("pbx_connected", peer=connection.peer)
         self._intake.gaps.mended(self.pbx)
         reason = await connection.lost

@@ -9,15 +9,10 @@ import hmac
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from cdrd.sender import Origin, Sender
-
-HTTP: Final = "http"
-"""The source of a report that a PBX posts."""
-
-WEBHOOK: Final = "webhook"
-"""The source of a report that is signed."""
+from cdrd.source import HTTP, WEBHOOK
 
 
 class Door(NamedTuple):

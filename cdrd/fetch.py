@@ -20,10 +20,8 @@ from cdrd.history import HistoryStream, read_header
 from cdrd.record import MAX_UTC_OFFSET
 from cdrd.report import ReleasedCall, read_row
 from cdrd.sender import Origin
+from cdrd.source import HISTORY
 from cdrd.stream import ReportStream, Totals, broken_text
-
-SOURCE: Final = "history"
-"""The source of a record that was fetched from the PBX."""
 
 DAY: Final = 24 * 60 * 60
 LOOK_BACK: Final = DAY
@@ -105,7 +103,7 @@ def open_csv(
     if header is None:
         begins = first[:80].decode(errors="replace")
         raise NotAHistory(f"the PBX's answer is no history: it begins with {begins!r}")
-    return HistoryStream(header, origin, peer=peer, source=SOURCE, waiting=waiting, totals=totals)
+    return HistoryStream(header, origin, peer=peer, source=HISTORY, waiting=waiting, totals=totals)
 
 
 class RestStream(ReportStream):
@@ -115,7 +113,7 @@ class RestStream(ReportStream):
         super().__init__(
             origin,
             peer=peer,
-            source=SOURCE,
+            source=HISTORY,
             waiting=waiting,
             totals=totals,
             max_report_bytes=PAYLOAD_BYTES,

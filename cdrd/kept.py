@@ -27,9 +27,6 @@ PATIENCE_SECONDS: Final = 1.0
 """systemd takes a datagram in microseconds; but its queue holds 10 on some kernels, and many PBXs
 may come at once."""
 
-ACCEPTED: Final = "tcp"
-DIALLED: Final = "dial"
-
 
 @dataclass(slots=True)
 class Passed:

@@ -17,8 +17,9 @@ from cdrd.frame import PAYLOAD_BYTES
 from cdrd.leg import ConferenceLeg, is_another, merge
 from cdrd.local_time import Choice, Repeated, Span, choice_of, decide, repeated_hour, utc_text
 from cdrd.record import utc_milliseconds
-from cdrd.row import IMPORT, insert_quarantined
+from cdrd.row import insert_quarantined
 from cdrd.schema import transaction
+from cdrd.source import IMPORT
 
 IDS_A_QUERY: Final = 500
 """SQLite before 3.32 binds 999 values a statement at most."""

@@ -15,11 +15,11 @@ from typing import Final, cast
 
 from cdrd.address import format_address, parse_address
 from cdrd.intake import Adopted, Intake, PeerConnection, RateLimited, peer_of
-from cdrd.kept import ACCEPTED, Passed
+from cdrd.kept import Passed
 from cdrd.log import Logger
 from cdrd.sender import Origin, Sender, origin_of
+from cdrd.source import TCP
 
-SOURCE = "tcp"
 ACCEPT_SECONDS: Final = 1.0
 BACKLOG: Final = 4096
 HANDSHAKE_SECONDS: Final = 10.0
@@ -53,7 +53,7 @@ class Listener:
     async def adopt(self, passed: Passed) -> None:
         """Go on with the connections that were kept for us; a stranger's is ended by it."""
         loop = asyncio.get_running_loop()
-        for name, sock, rest in passed.take(ACCEPTED):
+        for name, sock, rest in passed.take(TCP):
             accept = partial(self.accept, Adopted(name, rest))
             await loop.connect_accepted_socket(accept, sock)
 
@@ -164,8 +164,8 @@ class AcceptedConnection(PeerConnection):
             self._give_up(transport)
             return
         self._known = True
-        self.begin(transport, origin, SOURCE)
-        self.keep(ACCEPTED)
+        self.begin(transport, origin, TCP)
+        self.keep(TCP)
         self._intake.log.info(
             "peer_connected", pbx=origin.name, peer=self.peer, kept=self._adopted is not None
         )

@@ -26,7 +26,7 @@ from cdrd.log import Logger
 from cdrd.login import BackOff
 from cdrd.portal_table import Fields, NoTls, PortalLost, PortalRefused, PortalTable
 from cdrd.record import utc_milliseconds
-from cdrd.row import PORTAL
+from cdrd.source import PORTAL
 from cdrd.store import Store
 from cdrd.writer import Writer
 

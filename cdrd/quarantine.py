@@ -11,9 +11,9 @@ from typing import Final
 
 from cdrd.batch import Batch, QuarantinedReport, Waiting
 from cdrd.record import MAX_INTEGER
-from cdrd.row import HISTORY, IMPORT, PORTAL
 from cdrd.schema import transaction
 from cdrd.sender import Origin, Sender
+from cdrd.source import HISTORY, IMPORT, PORTAL, TCP
 from cdrd.stream import ReportStream, Totals
 
 Kept = tuple[int, QuarantinedReport]
@@ -119,7 +119,7 @@ def _candidates(report: QuarantinedReport, senders: Sequence[Sender]) -> list[Se
         names.update(report.pbx.split("/"))
     named = [sender for sender in senders if sender.name in names]
     host, _, _ = report.peer.rpartition(":")
-    if not named or not host or report.source != "tcp":
+    if not named or not host or report.source != TCP:
         return named
     address = host.strip("[]")
     return [

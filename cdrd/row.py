@@ -14,20 +14,10 @@ from cdrd.block import StoredRows, rows_of
 from cdrd.database import WriterConnection
 from cdrd.record import MAX_INTEGER, CallRecord
 from cdrd.schema import transaction
+from cdrd.source import IMPORT, READ_AGAIN
 
 ROWS_A_STATEMENT: Final = 40
 """One row a statement halves the rate; 20 took a tenth longer, and 80 or 120 were no faster."""
-
-IMPORT: Final = "import"
-"""The source of what comes from a file."""
-
-PORTAL: Final = "portal"
-"""The source of what is read from a portal's table."""
-
-HISTORY: Final = "history"
-"""The source of what a PBX is asked for."""
-
-READ_AGAIN: Final = (IMPORT, PORTAL, HISTORY)
 
 _POISON: Final = (
     sqlite3.IntegrityError,

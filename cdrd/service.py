@@ -27,19 +27,19 @@ from cdrd.config import (
     read_secret,
 )
 from cdrd.control import remove_control, serve_control
-from cdrd.door import HTTP, Door, entrances
+from cdrd.door import Door, entrances
 from cdrd.drain import Drainer
 from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
 from cdrd.http_listen import ANSWER_SECONDS, Bounds, HttpConnections
 from cdrd.intake import Intake, read_out
 from cdrd.kept import RESTS, Keeper, Passed
-from cdrd.listen import SOURCE as TCP
 from cdrd.listen import Listener
 from cdrd.log import LineWriter, Logger, set_level
 from cdrd.pbxs import Pbxs
 from cdrd.sender import Sender
 from cdrd.silence import SilenceWatch, last_calls
+from cdrd.source import HTTP, TCP, WEBSOCKET
 from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.tls import load_certificate, server_context
@@ -324,7 +324,7 @@ class Service:
     def _connections(self) -> Mapping[str, int]:
         sources = Counter(connection.stream.source for connection in self._intake.connections)
         subscribed = sum(one.connected for one in self._pbxs.subscriptions)
-        return {**sources, HTTP: len(self._posting.connections), "websocket": subscribed}
+        return {**sources, HTTP: len(self._posting.connections), WEBSOCKET: subscribed}
 
     def _last_calls(self) -> Mapping[str, float]:
         try:

@@ -23,9 +23,9 @@ from cdrd.p_series import PSeriesApi, errcode_of, spell_error
 from cdrd.pbx_api import Unreachable, keep_holding
 from cdrd.record import utc_milliseconds
 from cdrd.sender import Origin, Sender
+from cdrd.source import WEBSOCKET
 from cdrd.web_session import WebSocket
 
-SOURCE: Final = "websocket"
 SUBSCRIPTION: Final = '{"topic_list":[30012]}'
 """To call records. Source: the vendor's page on its events."""
 
@@ -135,7 +135,7 @@ class _Connection:
         self.subscribed = False
         peername = web_socket.get_extra_info("peername")
         self.peer = format_address(*peername[:2]) if peername else ""
-        self.stream = intake.open_stream(Origin([sender]), self.peer, SOURCE)
+        self.stream = intake.open_stream(Origin([sender]), self.peer, WEBSOCKET)
 
     async def read(self, rhythm: Rhythm) -> str:
         """Subscribe, and take custody of each message; return why there are no more."""

@@ -37,6 +37,7 @@ CORE = {
     "restore",
     "selection",
     "sender",
+    "source",
     "spool_line",
     "stream",
     "traffic",

@@ -5,8 +5,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cdrd.clock import LIVE, ClockJump, ClockWatch, Jump, OffsetJump
+from cdrd.clock import ClockJump, ClockWatch, Jump, OffsetJump
 from cdrd.record import CallRecord
+from cdrd.source import LIVE
 from tests.example import varied
 
 BERLIN = ZoneInfo("Europe/Berlin")

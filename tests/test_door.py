@@ -8,8 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cdrd.door import HTTP, WEBHOOK, Admitted, Door, Entrance, NotAdmitted, entrances, is_signed
+from cdrd.door import Admitted, Door, Entrance, NotAdmitted, entrances, is_signed
 from cdrd.sender import Sender
+from cdrd.source import HTTP, WEBHOOK
 
 KEY = b"3G7XDQ6mEWBV5sbV"
 BODY = b'{"type":30012,"sn":"369369369369","msg":"{}"}'

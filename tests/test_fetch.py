@@ -11,7 +11,6 @@ import pytest
 from cdrd.batch import Waiting
 from cdrd.fetch import (
     DAY,
-    SOURCE,
     NotAHistory,
     RestStream,
     Window,
@@ -22,6 +21,7 @@ from cdrd.fetch import (
 )
 from cdrd.record import CallRecord
 from cdrd.sender import Origin, Sender
+from cdrd.source import HISTORY
 from cdrd.stream import ReportStream, Totals
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -178,7 +178,7 @@ def test_the_first_line_of_a_history_names_its_columns() -> None:
     assert stream is not None
     stream.receive(csv, NOW)
     [record] = waiting.arriving.records
-    assert (record.caller, record.source) == ("703", SOURCE)
+    assert (record.caller, record.source) == ("703", HISTORY)
 
 
 @pytest.mark.parametrize("csv", [b"", b"\r\n"])
@@ -260,7 +260,7 @@ def test_a_bad_row_costs_itself_alone_and_each_counts_once() -> None:
         "1709281021.17",
     ]
     [bad] = waiting.arriving.quarantined
-    assert (bad.source, bad.pbx, bad.peer) == (SOURCE, "hq", "https://pbx")
+    assert (bad.source, bad.pbx, bad.peer) == (HISTORY, "hq", "https://pbx")
     assert (bad.reason, orjson.loads(bad.payload)["call_id"]) == ("no callid", "")
     assert totals.received == 3
 

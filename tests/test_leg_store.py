@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cdrd.batch import QuarantinedReport
 from cdrd.leg import ConferenceLeg
 from cdrd.leg_store import Arrival, StoredLegs, read_followed, read_in_progress, store_legs
-from cdrd.row import IMPORT, PORTAL
 from cdrd.schema import migrate
+from cdrd.source import IMPORT, PORTAL
 from tests.portal_rows import IN_PROGRESS, NEW_YORK, leg
 
 NOW = 1.8e9

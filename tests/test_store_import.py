@@ -10,8 +10,9 @@ import pytest
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall
 from cdrd.progress import read_progress, read_records
 from cdrd.record import CallRecord
-from cdrd.row import IMPORT, Committed
+from cdrd.row import Committed
 from cdrd.schema import migrate
+from cdrd.source import IMPORT
 from tests.committing import commit
 from tests.example import CALL, call, varied
 

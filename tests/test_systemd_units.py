@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdrd.listen import SOURCE as TCP
+from cdrd.source import TCP
 
 UNITS = Path(__file__).parent.parent / "systemd"
 SERVICE = UNITS / "cdrd.service"

@@ -33,7 +33,7 @@ from cdrd.leg_request import make_answer, make_request
 from cdrd.leg_store import Arrival, store_legs
 from cdrd.portal_file import BadRow, PortalFile, PortalFileError, Row
 from cdrd.record import utc_milliseconds
-from cdrd.row import IMPORT
+from cdrd.source import IMPORT
 from cdrd.store import Store, StoreUnusable
 
 SLICE_ROWS: Final = 500
