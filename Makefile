@@ -17,7 +17,7 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	fi
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench faults clean servers
+.PHONY: demo test lint bench faults fuzz clean servers
 
 demo: .venv/package
 	.venv/bin/cdrd demo
@@ -38,8 +38,12 @@ bench: .venv/development servers
 faults: .venv/development
 	.venv/bin/python -m tests.faults
 
+fuzz: .venv/development
+	@$(PIP) --editable '.[fuzz]'
+	.venv/bin/python -m tests.fuzz
+
 clean:
-	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/made:
