@@ -17,7 +17,7 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	fi
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench faults fuzz clean servers
+.PHONY: demo test lint bench faults fuzz clean servers peers
 
 demo: .venv/package
 	.venv/bin/cdrd demo
@@ -30,7 +30,8 @@ lint: .venv/development
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench: .venv/development servers
+bench: .venv/development servers peers
+	.venv/bin/python -m tests.bench
 	.venv/bin/python tests/bench/bench.py
 	.venv/bin/python tests/bench/bench_http.py
 	.venv/bin/python tests/bench/exports.py
@@ -73,3 +74,27 @@ servers:
 	$(call server,my_print_defaults,mariadb-client-core)
 	$(call server,soffice,libreoffice-calc-nogui)
 	$(call server,sqlite3,sqlite3)
+
+# What the bench compares with. Debian's syslog-ng and rsyslog exclude each other and would run as
+# services, so they are unpacked, not installed; what cannot be had is left out of the comparison.
+peers: build/peers/syslog-ng build/peers/rsyslog build/peers/node-red
+	$(call server,strace,strace)
+	$(call server,gcc,gcc libc6-dev)
+	@test -e /usr/include/sqlite3.h || { $(call debian,libsqlite3-dev); }
+	@ls /usr/lib/*/dbd/libdbdsqlite3.so >/dev/null 2>&1 || { $(call debian,libdbd-sqlite3); }
+
+build/peers/syslog-ng: unpacked = syslog-ng-core syslog-ng-mod-sql
+build/peers/rsyslog: unpacked = rsyslog
+build/peers/syslog-ng build/peers/rsyslog:
+	@echo "unpacking Debian's $(unpacked) into $@"
+	@mkdir -p $@/packages/partial
+	@{ apt-get -qq update && apt-get -qq install -y --no-install-recommends --download-only \
+		--reinstall -o Dir::Cache::archives="$(CURDIR)/$@/packages" $(unpacked) && \
+		for package in $@/packages/*.deb; do dpkg-deb -x $$package $@ || exit 1; done; } || \
+		{ echo "$(unpacked) cannot be had" >&2; rm -rf $@; }
+
+build/peers/node-red:
+	@echo "installing Node-RED with its SQLite node into $@"
+	@mkdir -p $@
+	@cd $@ && npm install --silent --no-audit --no-fund --prefix . node-red node-red-node-sqlite || \
+		{ echo "Node-RED cannot be had" >&2; rm -rf $(CURDIR)/$@; }

@@ -1,0 +1,1 @@
+"""What cdrd reaches, measured as whole processes beside others that do its job: ``make bench``."""

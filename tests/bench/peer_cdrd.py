@@ -1,0 +1,54 @@
+"""``cdrd serve`` with its defaults: durable ``full``, its log in a file."""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+from tests.bench.server import START_SECONDS, Failed, Server
+
+CONFIG = """
+database.path = "{directory}/cdr.sqlite3"
+tcp.listen = ["127.0.0.1:0"]
+[[pbx]]
+name = "bench"
+peers = ["127.0.0.1"]
+"""
+
+
+class Cdrd(Server):
+    """The daemon; its first port is read from its log."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log = directory / "log.jsonl"
+        config = directory / "config.toml"
+        config.write_text(CONFIG.format(directory=directory))
+        super().__init__(
+            directory,
+            [sys.executable, "-m", "cdrd", "serve", "-c", config],
+            database=directory / "cdr.sqlite3",
+            table="call",
+            port=0,
+            stdout=self.log,
+        )
+
+    def wait_until_ready(self) -> None:
+        """Wait until the log says so, and take the port from it."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            log = self.log.read_text()
+            found = re.search(r'"listener_opened","address":"127.0.0.1:(\d+)"', log)
+            if found and '"event":"ready"' in log:
+                self.port = int(found[1])
+                return
+            time.sleep(0.005)
+        raise Failed(f"it did not start: {self.output.read_text()}")
+
+    def check(self, count: int) -> None:
+        """End it, and hold its totals and its log to the rows."""
+        self.end()
+        stopped = json.loads(self.log.read_bytes().splitlines()[-1])
+        lines = self.log.read_bytes().count(b'"event":"call_released"')
+        if not stopped["stored"] == lines == count:
+            raise Failed(f"{count:,} were sent, {stopped}, {lines:,} lines")

@@ -1,0 +1,148 @@
+"""What the bench measures with: its loads, its sender, its runs and those it compares with."""
+
+import threading
+from functools import partial
+from pathlib import Path
+from socket import create_server, socket
+from types import ModuleType
+
+import orjson
+import pytest
+
+from cdrd.simulate.reports import new_cdr, other_event
+from tests.bench import floor, peers, sender
+from tests.bench.load import DIALECT, STARTED, Load, blocks_of, render
+from tests.bench.peer_cdrd import Cdrd
+from tests.bench.run import Run, run, syncs
+from tests.bench.server import Failed
+from tests.bench.table import Table, figure
+
+SMALL = Load(3000, connections=7)
+
+
+# Loads and the sender
+
+
+def test_a_load_is_the_simulated_reports_in_order(tmp_path: Path) -> None:
+    load = Load(120, connections=2, events=1)
+    lines = render(load, tmp_path).read_bytes().splitlines()
+    assert lines[0::2] == [
+        new_cdr(n, DIALECT, started=STARTED + n // 50) for n in range(load.count)
+    ]
+    assert lines[1::2] == [other_event(n, DIALECT) for n in range(load.count)]
+
+
+def test_a_padded_report_has_its_size_and_says_the_same(tmp_path: Path) -> None:
+    plain = render(Load(1500), tmp_path).read_bytes().splitlines()
+    padded = render(Load(1500, size=600), tmp_path).read_bytes().splitlines(keepends=True)
+    assert {len(line) for line in padded} == {600}
+    for one, other in zip(plain, padded, strict=True):
+        report = orjson.loads(other)
+        del report["note"]
+        assert report == orjson.loads(one)
+
+
+def test_a_load_without_delimiters_has_none(tmp_path: Path) -> None:
+    text = render(Load(1000, delimiter="none"), tmp_path).read_bytes()
+    assert b"\n" not in text
+    assert text.count(b"}{") == 999
+
+
+def test_each_connection_gets_whole_reports_and_each_report_goes_once(tmp_path: Path) -> None:
+    file = render(SMALL, tmp_path)
+    assert len(orjson.loads(blocks_of(file).read_bytes())) >= SMALL.connections
+    received: list[bytes] = []
+
+    def take(connection: socket) -> None:
+        with connection, connection.makefile("rb") as stream:
+            received.append(stream.read())
+
+    with (
+        create_server(("127.0.0.1", 0)) as listener,
+        sender.sending(file, listener.getsockname()[1], SMALL.connections) as sending,
+    ):
+        takers = [
+            threading.Thread(target=take, args=(listener.accept()[0],))
+            for _ in range(SMALL.connections)
+        ]
+        for taker in takers:
+            taker.start()
+        for taker in takers:
+            taker.join()
+        assert sending.wait(30) == 0
+    assert all(received)
+    lines = [line for stream in received for line in stream.splitlines(keepends=True)]
+    assert sorted(lines) == sorted(file.read_bytes().splitlines(keepends=True))
+
+
+def test_the_sender_alone_is_measured(tmp_path: Path) -> None:
+    sent = sender.alone(render(SMALL, tmp_path), SMALL.connections)
+    assert sent.seconds > 0
+    assert sent.cpu_seconds > 0
+
+
+# Runs
+
+
+def test_a_run_tells_rate_cost_and_memory(tmp_path: Path) -> None:
+    measured = run(Cdrd, SMALL, tmp_path)
+    assert measured.rate > 100
+    assert measured.cpu_seconds_a_million > 1
+    assert measured.peak_mib > 20
+
+
+def test_a_run_holds_the_server_to_what_was_sent(tmp_path: Path) -> None:
+    file = render(SMALL, tmp_path)
+    with file.open("ab") as more:
+        end = file.stat().st_size + more.write(new_cdr(SMALL.count, started=STARTED))
+    ends = orjson.loads(blocks_of(file).read_bytes())
+    blocks_of(file).write_bytes(orjson.dumps([*ends, end]))
+    with pytest.raises(Failed, match=r"3,000 were sent, .*3,001 lines"):
+        run(Cdrd, SMALL, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "peer"), [(name, peer) for name, peer, _, _ in peers.PEERS])
+def test_a_peer_stores_what_it_is_sent(name: str, peer: ModuleType, tmp_path: Path) -> None:
+    if why := peer.missing():
+        pytest.skip(f"{name}: {why}")
+    assert run(partial(peer.start, synchronous="NORMAL"), SMALL, tmp_path).rate > 100
+
+
+def test_the_floor_inserts_what_cdrd_has_stored(tmp_path: Path) -> None:
+    try:
+        measured = floor.run(SMALL, tmp_path)
+    except Failed as failure:
+        pytest.skip(str(failure))
+    assert measured.rate > 1000
+    assert measured.cpu_seconds_a_million > 0.5
+
+
+def test_syncs_are_those_of_the_commits(tmp_path: Path) -> None:
+    counted = syncs(Cdrd, SMALL, tmp_path)
+    if counted is None:
+        pytest.skip("there is no strace")
+    assert 0.3 < counted < 1000
+
+
+def test_who_fails_is_left_out_with_the_reason_and_ends_nothing(tmp_path: Path) -> None:
+    def fail() -> Run:
+        raise Failed("it has no port")
+
+    good = peers.Contender("good", partial(run, Cdrd, SMALL, tmp_path), lambda: None)
+    bad = peers.Contender("bad", fail, lambda: None)
+    peers.take_turns([good, bad], 2, lambda _: None)
+    table = peers.table([good, bad], SMALL)
+    assert [row[0] for row in table.rows] == ["good"]
+    assert table.rows[0][2] == "1.00"
+    assert "Left out: bad (it has no port)." in table.remarks
+    assert len(good.runs) == 2
+
+
+# Tables
+
+
+def test_a_table_as_markdown() -> None:
+    table = Table("Beside", ("who", "rate"), [("cdrd", figure(12345.6)), ("other", "")], ["So."])
+    assert table.markdown() == (
+        "## Beside\n\n| who | rate |\n| --- | --- |\n| cdrd | 12,346 |\n| other | |\n\nSo.\n"
+    )
