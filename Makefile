@@ -36,7 +36,7 @@ bench: .venv/development servers peers
 	.venv/bin/python tests/bench/bench_http.py
 	.venv/bin/python tests/bench/exports.py
 
-faults: .venv/development
+faults: .venv/development servers
 	.venv/bin/python -m tests.faults
 
 fuzz: .venv/development
@@ -74,6 +74,7 @@ servers:
 	$(call server,my_print_defaults,mariadb-client-core)
 	$(call server,soffice,libreoffice-calc-nogui)
 	$(call server,sqlite3,sqlite3)
+	$(call server,strace,strace)
 
 # What the bench compares with. Debian's syslog-ng and rsyslog exclude each other and would run as
 # services, so they are unpacked, not installed; what cannot be had is left out of the comparison.
