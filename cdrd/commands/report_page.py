@@ -19,7 +19,7 @@ MAX_TIMES: Final = 31 * 24 + 1
 MAX_NAMES: Final = 40
 """The bars of a chart of other groups: those with the most calls."""
 
-LABELS: Final = 24
+LABELS: Final = 40
 UNITS: Final = {name: f"{name} (s)" for name in ("acd", "talk_time", "longest")}
 
 
@@ -41,6 +41,11 @@ _STYLE: Final = {
     "background": "transparent",
     "plot_background": "transparent",
     "font_family": "sans-serif",
+    "opacity": "1",
+    "guide_stroke_color": "#dddddd",
+    "major_guide_stroke_color": "#dddddd",
+    "guide_stroke_dasharray": "none",
+    "major_guide_stroke_dasharray": "none",
 }
 _LAYOUT: Final = {
     "width": 1000,
@@ -70,8 +75,9 @@ figure {{ margin: 0; break-inside: avoid; }}
 figure svg {{ width: 100%; height: auto; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .3em .6em; text-align: right; white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; white-space: normal; overflow-wrap: anywhere; }}
+th, td {{ padding: .3em .5em; font-size: .9em; text-align: right; white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; white-space: normal; overflow-wrap: anywhere;
+  min-width: 6em; }}
 thead th {{ border-bottom: 2px solid #1b1b1b; vertical-align: bottom; }}
 tbody td {{ border-bottom: 1px solid #ddd; }}
 tbody tr:last-child td {{ border: 0; border-top: 2px solid #1b1b1b; font-weight: bold; }}
