@@ -31,17 +31,22 @@ class CallLog:
     async def take_up(self, numbers: str) -> None:
         """Go on where the database says that its log has ended. Raises sqlite3.Error.
 
-        ``numbers``: how subscriber numbers appear. Returns with what has room told.
+        ``numbers``: how subscriber numbers appear. Of what an earlier run has left untold, which
+        may be much, the first page is told, and the rest by ``run``.
         """
         progress = await self._store.run(read_progress)
         self._lines.begin_anew(progress.logged_seq)
         self._lines.number_rule = number_rule(numbers, progress.number_key)
         self._told = progress.logged_seq
         self._behind.set()
-        await self._catch_up()
+        if not self._lines.full:
+            await self._tell_page()
 
     def tell(self, rows: StoredRows) -> None:
-        """Tell the new rows of a commit, now or later."""
+        """Tell the new rows of a commit, now or later: in the order of the commits, and at once.
+
+        Else ``run`` could have read them meanwhile, and they would be told twice.
+        """
         if self._lines.full:
             self._behind.set()
         if self._behind.is_set():  # an import may have filled a place before what is told
@@ -68,11 +73,14 @@ class CallLog:
 
     async def _catch_up(self) -> None:
         """Tell what the database has behind what is told, as far as there is room."""
-        while not (self._lines.full or self._lines.released):
-            rows = await self._store.run(read_records, self._told, PAGE_ROWS)
-            if not rows:
-                # What is committed from here on is told by its commit: that has not returned yet.
-                self._behind.clear()
-                return
+        while self._behind.is_set() and not (self._lines.full or self._lines.released):
+            await self._tell_page()
+
+    async def _tell_page(self) -> None:
+        rows = await self._store.run(read_records, self._told, PAGE_ROWS)
+        if len(rows) < PAGE_ROWS:
+            # What is committed from here on is told by its commit: that has not returned yet.
+            self._behind.clear()
+        if rows:
             self._told = rows[-1][0]
             log_calls(self._log, self._lines, rows_of(rows))

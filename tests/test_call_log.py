@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 
 from cdrd.batch import Batch, RestoredCall
-from cdrd.call_log import CallLog
+from cdrd.call_log import PAGE_ROWS, CallLog
 from cdrd.frame import MIB
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
 from cdrd.store import Store
 from tests.example import call, holding
-from tests.running import RunningDaemon
-from tests.test_serve import _sent_once_listening, following
+from tests.running import RunningDaemon, send
+from tests.test_serve import _sent_once_listening, calls, following
 
 SOON = 20.0
 LARGE = "x" * (MIB // 2)
@@ -142,6 +142,25 @@ async def test_a_start_does_not_wait_for_a_log_that_nobody_reads(bench: Bench) -
         await bench.calls.take_up("full")
     async with catching_up(bench.calls):
         assert await bench.read(number) == list(range(1, number + 1))
+
+
+def test_a_long_log_left_behind_is_told_after_the_daemon_is_ready(tmp_path: Path) -> None:
+    """Its reader is fast: all of it would have room."""
+    number = 5000
+
+    async def leave_untold() -> None:
+        store = await Store.open(tmp_path / "cdr.sqlite3")
+        await store.commit(holding([call(one) for one in range(number)]), 0)
+        await store.close(0)
+
+    asyncio.run(leave_untold())
+    with RunningDaemon(tmp_path) as daemon:
+        send(daemon.port, calls(number))
+        told = [line["seq"] for line in daemon.wait_for_calls(number + 1)]
+        daemon.stop()
+    events = [line["event"] for line in daemon.lines]
+    assert events[: events.index("ready")].count("call_released") == PAGE_ROWS
+    assert told == list(range(1, number + 2))
 
 
 def test_a_log_that_nobody_reads_does_not_stop_the_intake(tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def test_a_kill_while_the_spool_is_drained_neither_loses_nor_doubles_anything(
         assert spool.path.exists(), "it goes when all of it is stored"
     with RunningDaemon(tmp_path) as daemon:
         daemon.wait_for("spool_drained")
+        daemon.wait_for("call_released", seq=number)
         daemon.stop()
         told += daemon.found("call_released")
     assert (count(daemon.database), count(daemon.database, "quarantine")) == (number, 20)

@@ -108,9 +108,12 @@ def kill_under_load(kills: int, *, rate: float, seed: int) -> Kills:
                 result.lost_late += sum(age > WINDOW_SECONDS for age in ages)
         with RunningDaemon(Path(directory), HQ) as daemon:
             daemon.wait_for("ready")
+            stored = read(daemon.database)
+            last = max(stored.by_seq)
+            if last not in told:
+                daemon.wait_for("call_released", seq=last)
             daemon.stop()
             told |= {line["seq"] for line in daemon.found("call_released")}
-            stored = read(daemon.database)
     result.sent, result.stored = len(sent), len(stored.numbers)
     result.not_logged = len(stored.by_seq.keys() - told)
     return result
