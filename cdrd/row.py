@@ -84,7 +84,8 @@ def commit_in_turn(
     if turn.behind and turn.behind != connection.last_turn:
         raise sqlite3.OperationalError("the commit in front of it has failed")
     outcome = commit(connection, batch, logged_seq)
-    connection.last_turn = turn.number
+    if turn.number:
+        connection.last_turn = turn.number
     return outcome
 
 

@@ -102,7 +102,7 @@ class Writer:
     async def commit_beside(self, batch: Batch) -> Committed:
         """Commit what was not received in this run, and tell it; raises sqlite3.Error."""
         committed = await self._store_batch(batch)
-        self._tell(batch, committed)
+        self._warn(batch, committed)
         await self._make_room()
         return committed
 
@@ -191,7 +191,7 @@ class Writer:
             totals.stored += committed.added
             totals.duplicate += committed.duplicates
             totals.quarantined += len(committed.quarantined)
-            self._tell(batch, committed)
+            self._warn(batch, committed)
         if self._waiting.roomy:
             self._room_made()
         await self._make_room()
@@ -200,9 +200,7 @@ class Writer:
         """Keep the WAL from growing without bound."""
         self._tell_wal(await self._checkpoint())
 
-    def _tell(self, batch: Batch, committed: Committed) -> None:
-        self.calls.tell(committed.rows)
-        self.calls.tell(committed.restored)
+    def _warn(self, batch: Batch, committed: Committed) -> None:
         for record in batch.mended:
             self._log.warning("report_mended", pbx=record.pbx, call_id=record.call_id, fault="\\_")
         for quarantine_id, report in committed.quarantined:
@@ -307,9 +305,9 @@ class Writer:
         self._attempts.append(_Attempt(batch, asyncio.create_task(work)))
 
     async def _store_batch(self, batch: Batch, turn: Turn | None = None) -> Committed:
-        """Store a batch; a database that turns out to be damaged is left alone from then on."""
+        """Store a batch and tell its rows; a damaged database is left alone from then on."""
         try:
-            return await self._store.commit(batch, self._lines.logged_seq, turn)
+            committed = await self._store.commit(batch, self._lines.logged_seq, turn)
         except ProcessEnded:
             batch.repeated = True  # it may have been committed all the same, and not been told
             raise
@@ -318,6 +316,9 @@ class Writer:
                 await self._store.give_up(str(error))
                 self.tell_damage()
             raise
+        self.calls.tell(committed.rows)
+        self.calls.tell(committed.restored)
+        return committed
 
     async def _checkpoint(self) -> Checkpoint | None:
         try:

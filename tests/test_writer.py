@@ -22,7 +22,7 @@ from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
 from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.writer import AHEAD, Writer
-from tests.example import call
+from tests.example import call, holding
 
 SOON = 20.0
 """Seconds within which anything here ends, unless it never does."""
@@ -160,6 +160,63 @@ async def test_what_was_ahead_of_a_failure_is_stored_behind_it(bench: Bench) -> 
     assert bench.stored() == [(number + 1, call(number).call_id) for number in range(95)]
     assert [line["seq"] for line in bench.events("call_released")] == list(range(1, 96))
     assert (bench.totals.stored, bench.totals.duplicate) == (95, 0)
+
+
+@pytest.mark.asyncio
+async def test_a_row_is_told_once_although_its_commit_is_heard_of_late(bench: Bench) -> None:
+    """The log catches up with what is committed while the writer waits for a checkpoint."""
+    slow_disk = threading.Event()
+    blocking = asyncio.create_task(bench.store.run(lambda _: slow_disk.wait(SOON)))
+    writer = bench.writer(max_records=10)
+    async with running(writer):
+        bench.receive(*range(40))
+        writer.wake()
+        await asyncio.sleep(0)
+        bench.store.wrote(100_000)  # a checkpoint is due, behind all of these
+        writer.calls.look_behind()
+        catching_up = asyncio.create_task(writer.calls._catch_up())
+        await asyncio.sleep(0)
+        slow_disk.set()
+        await asyncio.gather(blocking, catching_up)
+    assert [line["seq"] for line in bench.events("call_released")] == list(range(1, 41))
+
+
+@pytest.mark.asyncio
+async def test_rows_are_told_in_the_order_of_their_commits(bench: Bench) -> None:
+    """What is told is remembered by its last row: one before it would be forgotten in a crash."""
+    slow_disk = threading.Event()
+    blocking = asyncio.create_task(bench.store.run(lambda _: slow_disk.wait(SOON)))
+    writer = bench.writer(max_records=10)
+    async with running(writer):
+        bench.receive(*range(20))
+        writer.wake()
+        await asyncio.sleep(0)
+        bench.store.wrote(100_000)
+        beside = asyncio.create_task(writer.commit_beside(holding([call(100)])))
+        await asyncio.sleep(0)
+        slow_disk.set()
+        await asyncio.gather(blocking, beside)
+    assert [line["seq"] for line in bench.events("call_released")] == list(range(1, 22))
+
+
+@pytest.mark.asyncio
+async def test_a_commit_beside_those_ahead_is_no_failure_of_theirs(bench: Bench) -> None:
+    slow_disk = threading.Event()
+    blocking = asyncio.create_task(bench.store.run(lambda _: slow_disk.wait(SOON)))
+    writer = bench.writer(max_records=10)
+    async with running(writer):
+        bench.receive(*range(10))
+        writer.wake()
+        await asyncio.sleep(0)
+        beside = asyncio.create_task(writer.commit_beside(holding([call(100)])))
+        await asyncio.sleep(0)
+        bench.receive(*range(10, 20))
+        writer.wake()
+        await asyncio.sleep(0)
+        slow_disk.set()
+        await asyncio.gather(blocking, beside)
+    assert not bench.events("commit_failed")
+    assert len(bench.stored()) == 21
 
 
 @pytest.mark.asyncio
