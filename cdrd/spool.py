@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from cdrd.batch import Batch
 from cdrd.frame import MIB
 from cdrd.spool_line import DamagedLine, read_lines, spell_lines
+from cdrd.sync import sync
 
 LIMIT_BYTES: Final = 256 * MIB
 """A full spool is like a full disk: reading pauses until there is room."""
@@ -78,7 +79,7 @@ class Spool:
             if self.size > end:
                 return False
             self.path.unlink(missing_ok=True)
-            _sync_directory(self.path)
+            sync(self.path.parent)
             return True
 
     def _set_aside(self, lines: list[bytes]) -> None:
@@ -102,20 +103,10 @@ def _append(path: Path, lines: bytes) -> None:
             raise
     finally:
         os.close(file)
-    if not size:
-        _sync_directory(path)
+    sync(path.parent)  # each time: a run that was killed may have made the file just before
 
 
 def _write_all(file: int, lines: bytes) -> None:
     rest = memoryview(lines)
     while rest:
         rest = rest[os.write(file, rest) :]
-
-
-def _sync_directory(path: Path) -> None:
-    """Make sure that the file's name, or that it is gone, outlasts a loss of power."""
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from cdrd.sync import sync
+
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -50,10 +52,10 @@ def drafts(paths: Sequence[Path], *, replace: bool) -> Iterator[list[Path]]:
         written = [Path(workspace, path.name) for path in paths]
         yield written
         for draft in written:
-            _sync(draft)
+            sync(draft)
         for draft, path in zip(written, paths, strict=True):
             _put(draft, path, replace=replace)
-        _sync(directory)
+        sync(directory)
 
 
 @contextlib.contextmanager
@@ -80,11 +82,3 @@ def _put(draft: Path, path: Path, *, replace: bool) -> None:
             raise
         check_free([path], replace=False)  # such as a memory stick, which knows no links
         draft.replace(path)
-
-
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

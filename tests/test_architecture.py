@@ -125,6 +125,7 @@ SHELL = {
     "store",
     "store_process",
     "subscribe",
+    "sync",
     "systemd",
     "target",
     "tls",

@@ -2,22 +2,30 @@
 
 from tests.faults.power import (
     NORMAL,
-    lose_all_that_is_not_synced,
+    Losses,
     lose_power_under_load,
     lose_power_while_files_are_made,
+    lose_power_while_spooling,
 )
 
 
-def test_a_logged_call_is_there_after_a_loss_of_power() -> None:
-    losses = lose_power_under_load(3, calls=200)
-    assert (losses.cuts, losses.missing, losses.doubled, losses.broken) == (3, 0, 0, ())
+def assert_kept(losses: Losses) -> None:
+    assert (losses.missing, losses.doubled, losses.broken) == (0, 0, ()), losses
     assert losses.told
 
 
+def test_a_logged_call_is_there_after_a_loss_of_power() -> None:
+    assert_kept(lose_power_under_load(3, calls=200))
+
+
 def test_with_normal_durability_calls_are_found_missing() -> None:
-    losses = lose_all_that_is_not_synced(NORMAL)
-    assert losses.missing == losses.told >= 200
+    losses = lose_power_under_load(1, calls=100, durability=NORMAL)
+    assert losses.missing >= 100
     assert losses.broken == ()
+
+
+def test_what_is_spooled_behind_a_killed_run_outlasts_a_loss_of_power() -> None:
+    assert_kept(lose_power_while_spooling(1))
 
 
 def test_a_file_is_whole_or_as_it_was_after_a_loss_of_power() -> None:

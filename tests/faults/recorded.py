@@ -76,24 +76,21 @@ class Recorder:
         assert done.returncode == 0, done.stderr
 
     def moments(self, number: int, seed: int) -> Iterator[Moment]:
-        """Lose the power at so many moments of all that was done, a few of them at the end."""
+        """Lose the power at so many moments of all that was done.
+
+        The last one is the end, and takes all that it may take.
+        """
         chances = random.Random(seed)
         steps = self._steps()
         end = len(steps)
-        cuts = Counter(end if i % 8 == 0 else chances.randrange(end) for i in range(number))
+        cuts = Counter(end if i % 8 == 0 else chances.randrange(end) for i in range(1, number))
         disk, told = self._disk(), Told()
         for place in range(end + 1):
             for _ in range(cuts[place]):
                 yield Moment(disk.after_power_loss(chances), told, place / end)
             if place < end:
                 _take(steps[place], disk, told)
-
-    def synced(self) -> Moment:
-        """Lose the power behind all that was done, and everything that was not synced."""
-        disk, told = self._disk(), Told()
-        for step in self._steps():
-            _take(step, disk, told)
-        return Moment(disk.synced(), told, 1.0)
+        yield Moment(disk.synced(), told, 1.0)
 
     def _tracing(self) -> list[str]:
         self._traces.append(self._workspace / f"trace-{len(self._traces)}")
