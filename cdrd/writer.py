@@ -190,7 +190,8 @@ class Writer:
         else:
             totals.stored += committed.added
             totals.duplicate += committed.duplicates
-            totals.quarantined += len(committed.quarantined)
+            # One that was there already counts too: its commit was not heard of.
+            totals.quarantined += len(batch) - committed.added - committed.duplicates
             self._warn(batch, committed)
         if self._waiting.roomy:
             self._room_made()

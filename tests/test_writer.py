@@ -284,6 +284,21 @@ async def test_what_was_received_is_accounted_for(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_was_committed_and_not_heard_of_is_accounted_for(bench: Bench) -> None:
+    """The process that stores was killed before it answered: all of it comes again."""
+    report = QuarantinedReport("now", "hq", "192.0.2.10:1", "tcp", "why", b"{", 1)
+    writer = bench.writer()
+    await writer.commit_beside(holding([call(1)], quarantined=[report]))
+    bench.receive(1)
+    bench.waiting.arriving.add_quarantined(report)
+    bench.waiting.arriving.repeated = True
+    await run_until_stopped(writer)
+    totals = bench.totals
+    assert (totals.stored, totals.duplicate, totals.quarantined) == (0, 1, 1)
+    assert len(bench.events("report_quarantined")) == 1
+
+
+@pytest.mark.asyncio
 async def test_a_commit_that_fails_is_tried_again_and_nothing_is_lost(bench: Bench) -> None:
     await bench.store.run(lambda c: c.execute("PRAGMA busy_timeout = 10").fetchall())
     other = sqlite3.connect(bench.store.path, isolation_level=None)
