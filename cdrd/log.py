@@ -5,6 +5,7 @@ event happens and written by a thread of their own, in order; ``logged_seq`` is 
 really written, so that a crash in between is made up for on the next start.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -33,6 +34,10 @@ WAITING_LIMIT_BYTES: Final = 8 * MIB
 
 WRITE_BYTES: Final = 64 * KIB
 """What is written at once: a slow reader is told from one that does not read at all."""
+
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+DISK_SECONDS: Final = 1.0
+"""So long a full disk that the log's file is on is given before it is tried again."""
 
 CALL_RELEASED: Final = "call_released"
 
@@ -146,10 +151,19 @@ class LineWriter:
                 # Somebody made our standard output non-blocking: a terminal is shared so.
                 select.select([], [self._descriptor], [])
                 continue
+            except OSError as error:
+                if error.errno in DISK_FULL and self._wait_for_disk():
+                    continue
+                raise
             rest = rest[written:]
             with self._changed:
                 self._written_bytes += written
                 self._changed.notify_all()
+
+    def _wait_for_disk(self) -> bool:
+        """Wait a while; False where the daemon stops, and the next start has to tell the rest."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._released, DISK_SECONDS)
 
 
 class _Output:

@@ -321,8 +321,9 @@ def test_a_reader_that_has_left_leaves_logged_seq_where_it_was() -> None:
 
 
 def test_a_row_behind_one_that_was_not_told_is_not_told_either(tmp_path: Path) -> None:
-    # The device refuses; the next run tells from the first that was not written.
-    descriptor = os.open("/dev/full", os.O_WRONLY)
+    # Nobody reads the pipe; the next run tells from the first that was not written.
+    reading, descriptor = os.pipe()
+    os.close(reading)
     lines = LineWriter(descriptor)
     lines.write(b"lost\n", 4)
     assert lines.flush(SOON)
@@ -334,6 +335,34 @@ def test_a_row_behind_one_that_was_not_told_is_not_told_either(tmp_path: Path) -
     lines.close(SOON)
     os.close(descriptor)
     os.close(working)
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    lines = LineWriter(descriptor)
+    lines.write(b"kept\n", 4)
+    assert not lines.flush(0.1)
+    working = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(working, descriptor)
+    lines.write(b"written\n", 5)
+    assert lines.flush(SOON)
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "kept\nwritten\n"
+    assert (lines.logged_seq, lines.failure) == (5, "")
+    lines.close(SOON)
+    os.close(descriptor)
+    os.close(working)
+
+
+def test_a_stop_does_not_wait_for_a_full_disk() -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    lines = LineWriter(descriptor)
+    lines.write(b"left to the next start\n", 4)
+    lines.release()
+    assert lines.flush(SOON)
+    assert lines.logged_seq == 0
+    assert "No space left" in lines.failure
+    lines.close(SOON)
+    os.close(descriptor)
 
 
 def test_closing_writes_what_waits(tmp_path: Path) -> None:
