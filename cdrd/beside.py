@@ -5,13 +5,11 @@ it stores is told like everything else.
 """
 
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from cdrd import handover, leg_request, purge
 from cdrd.control import Answer, RequestRefused
-from cdrd.progress import remember_refusal
 from cdrd.quarantine import drop_quarantined, read_quarantine, retry
 from cdrd.sender import Sender
 from cdrd.store import Store
@@ -30,13 +28,11 @@ class Beside:
         *,
         senders: Callable[[], Sequence[Sender]],
         max_report_bytes: Callable[[], int],
-        refused_elsewhere: Callable[[str, float], None],
     ) -> None:
         self._store = store
         self._writer = writer
         self._senders = senders
         self._max_report_bytes = max_report_bytes
-        self._refused_elsewhere = refused_elsewhere
 
     async def work(self, request: Request) -> Answer:
         """Do what is asked. Raises RequestRefused."""
@@ -46,7 +42,6 @@ class Beside:
             handover.IMPORT_CALLS: self._import_calls,
             leg_request.STORE_LEGS: self._store_legs,
             purge.PURGE: self._purge,
-            "remember_refusal": self._remember_refusal,
         }
         asked = request.get("do")
         if not isinstance(asked, str) or asked not in kinds:
@@ -88,12 +83,6 @@ class Beside:
         step = await self._store.run(purge.take_step, *purge.read_request(request))
         self._store.wrote(step.deleted)
         return {"deleted": step.deleted, "place": step.place and list(step.place)}
-
-    async def _remember_refusal(self, request: Request) -> Answer:
-        pbx, now = str(request.get("pbx", "")), time.time()
-        self._refused_elsewhere(pbx, now)
-        await self._store.run(remember_refusal, pbx, now)
-        return {}
 
 
 def _ids(request: Request) -> list[int]:

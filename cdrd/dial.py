@@ -15,13 +15,14 @@ from cdrd.intake import Adopted, Intake, PeerConnection
 from cdrd.kept import Passed, digest
 from cdrd.log import Logger
 from cdrd.login import BackOff, LoginAnswer, Verdict, login_block
-from cdrd.pbx_api import LoginGuard, LoginRefused
+from cdrd.login_guard import LoginGuard
+from cdrd.pbx_api import LoginRefused
 from cdrd.sender import Origin, Sender
 from cdrd.source import DIAL
 
 CONNECT_SECONDS: Final = 10.0
 LOGIN_SECONDS: Final = 10.0
-UNANSWERED_SECONDS: Final = 200.0
+UNANSWERED_SECONDS: Final = 220.0
 """Between logins that are cut off without an answer, from the second on: they may be refusals, and
 four of them in 10 minutes are still none too many; but a relay in front of the PBX does so too."""
 
@@ -144,19 +145,24 @@ class Dialer:
     async def _hold_one(self) -> None:
         connection: DialledConnection | None = None
         try:
-            async with self._guard.attempt():
-                connection = await self._connect()
+            if self._kept is not None:
+                (sock, adopted), self._kept = self._kept, None
+                connection = await self._go_on(sock, adopted)
                 await self._await_verdict(connection)
+                await self._follow(connection)
+                return
+            async with self._guard.attempt() as login:
+                connection = await self._connect()
+                login.unsure = not await self._await_verdict(connection)
             await self._follow(connection)
+            if login.unsure and connection.stream.reports:
+                await self._guard.take_back(login)
         finally:
             self.connected = False
             if connection is not None:
                 connection.transport.close()
 
     async def _connect(self) -> DialledConnection:
-        if self._kept is not None:
-            (sock, adopted), self._kept = self._kept, None
-            return await self._go_on(sock, adopted)
         host, port = parse_address(self._address)
         password = self._credentials.read_password()
         login = login_block(self._credentials.username, password)
@@ -175,10 +181,11 @@ class Dialer:
         )
         return connection
 
-    async def _await_verdict(self, connection: DialledConnection) -> None:
-        """Wait for what the PBX says of the login. Raises LoginRefused."""
+    async def _await_verdict(self, connection: DialledConnection) -> bool:
+        """Wait for what the PBX says of the login; tell whether it has. Raises LoginRefused."""
         await asyncio.wait([connection.verdict], timeout=LOGIN_SECONDS)
-        if not connection.verdict.done():
+        is_decided = connection.verdict.done()
+        if not is_decided:
             # The answer's form is documented nowhere: a PBX may well stream without any.
             self._log.warning("login_unanswered", seconds=LOGIN_SECONDS)
             connection.decide(Verdict.ACCEPTED)
@@ -186,6 +193,7 @@ class Dialer:
         self._unanswered = self._unanswered + 1 if is_refused and not connection.answered else 0
         if is_refused:
             raise LoginRefused
+        return is_decided
 
     async def _follow(self, connection: DialledConnection) -> None:
         began = time.monotonic()

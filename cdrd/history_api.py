@@ -4,8 +4,9 @@ The rule that must stay true: of an unknown family each API is asked in turn, an
 offered counts as nothing; where a login refuses us, no other is tried.
 """
 
+from cdrd.login_guard import LoginGuard
 from cdrd.p_series import PSeriesApi
-from cdrd.pbx_api import Account, Family, Limits, LoginGuard, NotOffered, Trust
+from cdrd.pbx_api import Account, Family, Limits, NotOffered, Trust
 from cdrd.s_series import SSeriesApi
 
 

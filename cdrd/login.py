@@ -1,4 +1,4 @@
-"""Turns a PBX's answer to our login into a verdict, and refusals into when we may try again.
+"""Turns a PBX's answer to our login into a verdict, and earlier tries into when we may try again.
 
 The rule that must stay true: a refused password is tried at most 4 times in 10 minutes, counting
 the tries of earlier runs; the PBX locks the account at the fifth.
@@ -6,7 +6,6 @@ the tries of earlier runs; the PBX locks the account at the fifth.
 
 import random
 import re
-from collections import deque
 from collections.abc import Iterable
 from enum import Enum
 from typing import Final
@@ -14,7 +13,9 @@ from typing import Final
 from cdrd.frame import KIB
 
 MINUTES: Final = 60.0
-LOCK_OUT_SECONDS: Final = 10 * MINUTES
+COUNTED_SECONDS: Final = 11 * MINUTES
+"""The PBX counts a refusal for 10 minutes, and may take some of a minute to answer a login."""
+
 MAX_REFUSALS: Final = 4
 MAX_ANSWER_BYTES: Final = 16 * KIB
 
@@ -65,25 +66,15 @@ class LoginAnswer:
         return Verdict.UNDECIDED
 
 
-class RefusalGuard:
-    """When a login may be tried, given the refusals of the last 10 minutes (Unix seconds)."""
+def seconds_to_wait(tried_at: Iterable[float], now: float) -> float:
+    """Return the seconds until another refusal could not be the fifth in 10 minutes.
 
-    def __init__(self, refused_at: Iterable[float] = ()) -> None:
-        self._refused_at = deque(sorted(refused_at)[-MAX_REFUSALS:], maxlen=MAX_REFUSALS)
-
-    def refused(self, now: float) -> None:
-        """Remember a refusal."""
-        self._refused_at.append(now)
-
-    def wait(self, now: float) -> float:
-        """Return the seconds until another refusal would not be the fifth in 10 minutes."""
-        if len(self._refused_at) < MAX_REFUSALS:
-            return 0.0
-        if self._refused_at[-1] > now:
-            # The clock was set back: how long ago they were is not known, so they count as of now.
-            self._refused_at = deque((min(at, now) for at in self._refused_at), MAX_REFUSALS)
-        wait = self._refused_at[0] + LOCK_OUT_SECONDS - now
-        return min(max(0.0, wait), LOCK_OUT_SECONDS)  # however far a clock was set back
+    ``tried_at``: when logins were tried that were refused, or may have been (Unix seconds).
+    """
+    latest = sorted(tried_at)[-MAX_REFUSALS:]
+    if len(latest) < MAX_REFUSALS:
+        return 0.0
+    return max(0.0, latest[0] + COUNTED_SECONDS - now)
 
 
 class BackOff:

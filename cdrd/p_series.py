@@ -16,11 +16,11 @@ from typing import Any, Final
 import aiohttp
 
 from cdrd.fetch import readings
+from cdrd.login_guard import LoginGuard
 from cdrd.pbx_api import (
     MIB,
     Account,
     Limits,
-    LoginGuard,
     LoginRefused,
     NotOffered,
     Trust,

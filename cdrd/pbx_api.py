@@ -1,15 +1,11 @@
-"""Turns what the configuration says of a PBX's web API into logins to it that are safe to try.
+"""Turns what the configuration says of a PBX's web API into who we are to it, and what it may be.
 
-The rule that must stay true: no two logins to one PBX are under way at once, and a refused one is
-never followed by a fifth within 10 minutes, whatever interface, run or command met the others; and
-a PBX is never spoken to over TLS without a check that it is the one.
+The rule that must stay true: a PBX is never spoken to over TLS without a check that it is the one.
 """
 
 import asyncio
 import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +14,7 @@ from typing import Final, Literal, NoReturn
 from cdrd.config import Events, History, read_secret, secret_path
 from cdrd.frame import KIB
 from cdrd.log import Logger
-from cdrd.login import BackOff, RefusalGuard
+from cdrd.login import BackOff
 
 Family = Literal["S-Series", "P-Series", ""]
 """Which interfaces a PBX has; the empty text: not known."""
@@ -28,6 +24,10 @@ MIB: Final = KIB * KIB
 
 class Unreachable(Exception):
     """A PBX's API gives no answer that can be used; the text says why, and what to do."""
+
+
+class Unanswered(Unreachable):
+    """A PBX was asked and gave no whole answer: it may have done what was asked."""
 
 
 class Denied(Unreachable):
@@ -71,58 +71,6 @@ class Limits:
     download: float = 600
     answer_bytes: int = 32 * MIB  # 10,000 rows of a P-Series page have some 10 MiB
     download_bytes: int = 256 * MIB
-
-
-class LoginGuard:
-    """The logins to one PBX, by whatever interface: one at a time, and none that could be a fifth.
-
-    ``remember`` takes the time of a refusal (Unix seconds) to where the next run finds it.
-    ``suspended`` is told how many seconds a login has to wait; it may raise to wait for none.
-    """
-
-    def __init__(
-        self,
-        refusals: RefusalGuard,
-        remember: Callable[[float], Awaitable[None]],
-        suspended: Callable[[float], None],
-    ) -> None:
-        self._refusals = refusals
-        self._remember = remember
-        self._suspended = suspended
-        self._turn = asyncio.Lock()
-
-    @asynccontextmanager
-    async def attempt(self) -> AsyncIterator[None]:
-        """Wait for our turn to log in; a LoginRefused that is raised within is counted.
-
-        So is a Denied, which is raised on as one.
-        """
-        async with self._turn:
-            await self.wait()
-            try:
-                yield
-            except LoginRefused:
-                await self.refused()
-                raise
-            except Denied as error:
-                await self.refused()
-                raise LoginRefused(f"{error}, and username and password_file") from error
-
-    def refused_elsewhere(self, now: float) -> None:
-        """Count a refusal that another program of ours met, and has remembered."""
-        self._refusals.refused(now)
-
-    async def wait(self) -> None:
-        """Wait until another refusal would not be the fifth in 10 minutes."""
-        while (seconds := self._refusals.wait(time.time())) > 0:
-            self._suspended(seconds)
-            await asyncio.sleep(seconds)
-
-    async def refused(self) -> None:
-        """Count a refusal, and have it remembered."""
-        now = time.time()
-        self._refusals.refused(now)
-        await self._remember(now)
 
 
 async def keep_holding(

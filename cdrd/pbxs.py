@@ -5,7 +5,6 @@ and what is known of its gaps does too.
 """
 
 import asyncio
-import sqlite3
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,8 @@ from cdrd.gaps import Asked, GapFollower
 from cdrd.intake import Intake
 from cdrd.kept import Passed
 from cdrd.log import Logger
-from cdrd.login import RefusalGuard
-from cdrd.pbx_api import LoginGuard, account_of, base_of, family_of, trust_of
-from cdrd.progress import read_refusals, remember_refusal
+from cdrd.login_guard import LoginFile, LoginGuard, accounts_of
+from cdrd.pbx_api import account_of, base_of, family_of, trust_of
 from cdrd.store import Store
 from cdrd.writer import Writer
 
@@ -86,7 +84,7 @@ class Pbxs:
         await asyncio.gather(*(self._end(self._links.pop(name)) for name in gone))
         begun = [name for name in wanted if name not in self._links]
         for name in begun:
-            self._links[name] = await self._begin(wanted[name], config, http_port, passed)
+            self._links[name] = self._begin(wanted[name], config, http_port, passed)
         return Changes(
             added=[name for name in begun if name not in gone],
             changed=[name for name in begun if name in gone],
@@ -110,11 +108,6 @@ class Pbxs:
         if link is not None and link.follower is not None:
             link.follower.mended()
 
-    def refused_elsewhere(self, pbx: str, now: float) -> None:
-        """Count a refused login that another program of ours met (Unix seconds)."""
-        if pbx in self._links:
-            self._links[pbx].guard.refused_elsewhere(now)
-
     @property
     def held(self) -> dict[str, bool]:
         """For each PBX that we connect to, whether it is connected."""
@@ -127,14 +120,12 @@ class Pbxs:
         links = self._links.values()
         return [link.subscription for link in links if link.subscription is not None]
 
-    async def _begin(
-        self, pbx: Pbx, config: Config, http_port: int, passed: Passed | None
-    ) -> _Link:
-        refusals = RefusalGuard(await self._refusals(pbx.name))
+    def _begin(self, pbx: Pbx, config: Config, http_port: int, passed: Passed | None) -> _Link:
         guard = LoginGuard(
-            refusals,
-            partial(self._remember_refusal, pbx.name),
-            partial(_say_suspended, self._log, pbx),
+            LoginFile(self._store.path),
+            accounts_of(pbx),
+            suspended=partial(_say_suspended, self._log, pbx),
+            uncounted=partial(_say_uncounted, self._log, pbx),
         )
         link = _Link(pbx, guard)
         match pbx.events:
@@ -219,19 +210,6 @@ class Pbxs:
             pace=self._pace,
         )
 
-    async def _refusals(self, pbx: str) -> list[float]:
-        try:
-            return await self._store.run(read_refusals, pbx)
-        except sqlite3.Error:
-            return []  # a damaged database tells of itself; this run counts from here
-
-    async def _remember_refusal(self, pbx: str, refused_at: float) -> None:
-        try:
-            await self._store.run(remember_refusal, pbx, refused_at)
-        except sqlite3.Error as error:
-            # This run counts it all the same; only a restart would not know of it.
-            self._log.warning("refusal_not_stored", pbx=pbx, error=str(error))
-
 
 def _is_awaited(pbx: Pbx, config: Config) -> bool:
     """Tell whether a PBX's reports come over a connection, so that without one none come."""
@@ -249,3 +227,7 @@ def _say_suspended(log: Logger, pbx: Pbx, seconds: float) -> None:
         seconds=round(seconds),
         advice="the PBX locks the account at the fifth refusal: mend username or password",
     )
+
+
+def _say_uncounted(log: Logger, pbx: Pbx, error: OSError) -> None:
+    log.warning("refusal_not_stored", pbx=pbx.name, error=str(error))

@@ -3,7 +3,6 @@
 The rule that must stay true: what is remembered is never ahead of what is stored.
 """
 
-import math
 import sqlite3
 from dataclasses import dataclass
 
@@ -32,21 +31,6 @@ def read_records(
         "SELECT * FROM call WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
     )
     return [(seq, CallRecord(*columns)) for seq, *columns in found]
-
-
-def read_refusals(connection: sqlite3.Connection, pbx: str) -> list[float]:
-    """Read when a PBX refused our login, in Unix seconds."""
-    found = connection.execute("SELECT refused_at FROM refused_login WHERE pbx = ?", (pbx,))
-    return [refused_at for (refused_at,) in found]
-
-
-def remember_refusal(connection: sqlite3.Connection, pbx: str, refused_at: float) -> None:
-    """Remember a refused login, and forget those that no lock-out counts any more."""
-    with transaction(connection):
-        oldest = int(refused_at) - 3600
-        connection.execute("DELETE FROM refused_login WHERE refused_at < ?", (oldest,))
-        refusal = (pbx, math.ceil(refused_at))
-        connection.execute("INSERT INTO refused_login VALUES (?, ?)", refusal)
 
 
 def read_complete_until(connection: sqlite3.Connection, pbx: str) -> int | None:

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from cdrd.pbx_api import Account, Limits, LoginGuard, LoginRefused, NotOffered, Trust, Unreachable
+from cdrd.login_guard import LoginGuard
+from cdrd.pbx_api import Account, Limits, LoginRefused, NotOffered, Trust, Unreachable
 from cdrd.web_session import WebSession
 
 API_VERSIONS: Final = ("2.0.0", "1.1.0")

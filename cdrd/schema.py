@@ -164,11 +164,6 @@ CREATE TABLE fetched_history (
     complete_until INTEGER NOT NULL
 ) STRICT;
 
--- Refused logins, so that a restart does not try a PBX into its lock-out (Unix seconds).
-CREATE TABLE refused_login (
-    pbx        TEXT NOT NULL,
-    refused_at INTEGER NOT NULL
-) STRICT;
 """
 
 MIGRATIONS: Final = (_VERSION_1,)

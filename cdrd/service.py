@@ -165,7 +165,6 @@ class Service:
             self.writer,
             senders=lambda: self._senders,
             max_report_bytes=lambda: self._config.tcp.max_report_bytes,
-            refused_elsewhere=self._pbxs.refused_elsewhere,
         )
         self._control = await serve_control(self._store.path, beside.work)
         self._committing = asyncio.create_task(self.writer.run())

@@ -18,7 +18,16 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from cdrd.pbx_api import MIB, Denied, Limits, NotOffered, Trust, Unreachable, client_context
+from cdrd.pbx_api import (
+    MIB,
+    Denied,
+    Limits,
+    NotOffered,
+    Trust,
+    Unanswered,
+    Unreachable,
+    client_context,
+)
 
 JSON: Final = "application/json; charset=utf-8"
 CLOSE_SECONDS: Final = 1.0
@@ -28,6 +37,15 @@ WebSocket = aiohttp.ClientWebSocketResponse[Literal[False]]
 
 _WRONG_NAME: Final = (62, 64)
 """OpenSSL's codes of a certificate that is for another host name, or another IP address."""
+
+
+_NOT_DONE: Final = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientResponseError,  # an answer that is no HTTP
+    ValueError,  # no URL, as which the PBX may send us on
+)
+"""With these the PBX has not done what it was asked."""
 
 
 class WebSession:
@@ -135,7 +153,7 @@ class WebSession:
         body: Mapping[str, Any] | None,
         seconds: float,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=self._limits.connect)
+        limit = aiohttp.ClientTimeout(total=seconds, connect=self._limits.connect)
         async with (
             self._translated(),
             self._opened().request(
@@ -170,14 +188,13 @@ class WebSession:
             ) from error
         except aiohttp.ClientConnectorCertificateError as error:
             raise Unreachable(await self._distrusted(error.certificate_error)) from error
-        except TimeoutError as error:
-            raise self._unreachable("no answer in time") from error
+        except _NOT_DONE as error:
+            raise Unreachable(self._unreached(_why(error))) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # ValueError: the PBX sends us on to what is no URL.
-            raise self._unreachable(_why(error)) from error
+            raise Unanswered(self._unreached(_why(error))) from error
 
-    def _unreachable(self, why: str) -> Unreachable:
-        return Unreachable(
+    def _unreached(self, why: str) -> str:
+        return (
             f"{self.base} cannot be reached: {why}: check the address, and whether the PBX's API is"
             " switched on and allows ours"
         )
@@ -238,6 +255,8 @@ def _why(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientResponseError):
         # Of what is no HTTP; its own text has the URL, and a token is in that.
         return error.message.partition("\n")[0].rstrip(":")
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
     cause = getattr(error, "os_error", error)  # without the library's words around it
     if (
         isinstance(cause, OSError)

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import orjson
@@ -15,8 +16,8 @@ from cdrd.batch import Waiting
 from cdrd.frame import KIB, MIB
 from cdrd.intake import Intake
 from cdrd.log import Logger
-from cdrd.login import RefusalGuard
-from cdrd.pbx_api import Account, LoginGuard
+from cdrd.login_guard import LoginFile, LoginGuard
+from cdrd.pbx_api import Account
 from cdrd.stream import Totals
 
 Json = dict[str, Any]
@@ -110,17 +111,20 @@ class Suspended(Exception):
     """A login would have had to wait."""
 
 
-def a_guard(remembered: list[float] | None = None, refused_at: Iterable[float] = ()) -> LoginGuard:
-    """A guard that raises Suspended where the daemon would wait."""
-    told: list[float] = [] if remembered is None else remembered
+NOWHERE = Path("/nowhere/cdr.sqlite3")
 
-    async def remember(refused: float) -> None:
-        told.append(refused)
+
+def a_guard(database: Path = NOWHERE) -> LoginGuard:
+    """A guard that raises Suspended where the daemon would wait; nowhere, it counts alone."""
 
     def suspended(seconds: float) -> None:
         raise Suspended(str(seconds))
 
-    return LoginGuard(RefusalGuard(refused_at), remember, suspended)
+    def uncounted(error: OSError) -> None:
+        assert error.filename == f"{database}.logins"
+
+    accounts = frozenset(("api@h:8088",))
+    return LoginGuard(LoginFile(database), accounts, suspended=suspended, uncounted=uncounted)
 
 
 class Heard:

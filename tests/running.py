@@ -65,6 +65,13 @@ def count(database: Path, view: str = "calls") -> int:
     return int(row[0])
 
 
+def counted_logins(database: Path) -> int:
+    """How many logins to the PBX count as refused."""
+    with contextlib.suppress(FileNotFoundError):
+        return len(Path(f"{database}.logins").read_bytes().splitlines())
+    return 0
+
+
 def send(port: int, *pieces: bytes, host: str = "127.0.0.1", source: str = "") -> None:
     """Send over a connection of its own, a write for each piece, and end it in order.
 

@@ -1,5 +1,7 @@
 """A PBX is asked for its history by the API that it has, and with one login for all."""
 
+from pathlib import Path
+
 import pytest
 
 from cdrd.history_api import open_history
@@ -7,6 +9,7 @@ from cdrd.p_series import PSeriesApi
 from cdrd.pbx_api import LoginRefused, Trust
 from cdrd.s_series import SSeriesApi
 from tests.fake_pbx import ACCOUNT, Answer, a_guard, fake_pbx
+from tests.running import counted_logins
 
 V1, V2, P = "/api/v1.1.0/login", "/api/v2.0.0/login", "/openapi/v1.0/get_token"
 YES: Answer = {"status": "Success", "token": "t"}
@@ -25,25 +28,23 @@ P_YES: Answer = {"errcode": 0, "errmsg": "SUCCESS", "access_token": "a", "refres
     ],
 )
 async def test_an_unknown_pbx_is_asked_what_it_has(
-    answers: dict[str, Answer | list[Answer]], asked: list[str], found: type
+    answers: dict[str, Answer | list[Answer]], asked: list[str], found: type, tmp_path: Path
 ) -> None:
-    remembered: list[float] = []
     async with fake_pbx(answers) as pbx:
-        api = await open_history(pbx.base, ACCOUNT, Trust(), a_guard(remembered))
+        api = await open_history(pbx.base, ACCOUNT, Trust(), a_guard(tmp_path / "cdr.sqlite3"))
         assert pbx.paths == asked
         await api.close()
     assert type(api) is found
-    assert not remembered
+    assert not counted_logins(tmp_path / "cdr.sqlite3")
 
 
 @pytest.mark.asyncio
-async def test_an_unknown_pbx_that_refuses_is_asked_no_further() -> None:
-    remembered: list[float] = []
+async def test_an_unknown_pbx_that_refuses_is_asked_no_further(tmp_path: Path) -> None:
     async with fake_pbx({V2: {"status": "Failed", "errno": "20003"}, P: P_YES}) as pbx:
         with pytest.raises(LoginRefused):
-            await open_history(pbx.base, ACCOUNT, Trust(), a_guard(remembered))
+            await open_history(pbx.base, ACCOUNT, Trust(), a_guard(tmp_path / "cdr.sqlite3"))
     assert pbx.paths == [V2]
-    assert len(remembered) == 1
+    assert counted_logins(tmp_path / "cdr.sqlite3") == 1
 
 
 @pytest.mark.asyncio

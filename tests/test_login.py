@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdrd.login import (
-    LOCK_OUT_SECONDS,
+    COUNTED_SECONDS,
     MAX_ANSWER_BYTES,
     MAX_REFUSALS,
     BackOff,
     LoginAnswer,
-    RefusalGuard,
     Verdict,
     login_block,
+    seconds_to_wait,
 )
 
 ACCEPTED = [
@@ -107,49 +107,34 @@ def test_no_bytes_of_a_peer_are_an_exception(answer: bytes, size: int) -> None:
 
 
 def test_four_refusals_may_come_at_once_and_the_fifth_try_waits() -> None:
-    guard = RefusalGuard()
-    for _ in range(MAX_REFUSALS):
-        assert guard.wait(1000.0) == 0
-        guard.refused(1000.0)
-    assert guard.wait(1000.0) == LOCK_OUT_SECONDS
-    assert guard.wait(1300.0) == 300.0
-    assert guard.wait(1600.0) == 0
+    tried = [1000.0] * MAX_REFUSALS
+    assert seconds_to_wait(tried[1:], 1000.0) == 0
+    assert seconds_to_wait(tried, 1000.0) == COUNTED_SECONDS
+    assert seconds_to_wait(tried, 1300.0) == COUNTED_SECONDS - 300
+    assert seconds_to_wait(tried, 1000.0 + COUNTED_SECONDS) == 0
 
 
-def test_refusals_of_earlier_runs_count() -> None:
-    guard = RefusalGuard([400.0, 300.0, 200.0, 100.0])
-    assert guard.wait(500.0) == 200.0
-    assert RefusalGuard([1.0, 2.0, 3.0, 100.0, 200.0, 300.0, 400.0]).wait(500.0) == 200.0
-
-
-def test_a_clock_that_was_set_back_suspends_no_longer_than_the_lock_out() -> None:
-    guard = RefusalGuard([100_000.0] * MAX_REFUSALS)
-    assert guard.wait(5_000.0) <= LOCK_OUT_SECONDS
+def test_the_latest_four_count_in_whatever_order_they_are_known() -> None:
+    assert seconds_to_wait([400.0, 300.0, 1.0, 200.0, 2.0, 100.0], 500.0) == COUNTED_SECONDS - 400
 
 
 pauses = st.lists(st.floats(0, 700) | st.sampled_from([0.0, 1.0, 200.0, 599.9]), max_size=60)
 
 
 @settings(max_examples=300)
-@given(pauses, st.floats(0, 2e9), st.integers(1, 20))
-def test_no_ten_minutes_ever_hold_five_refusals(
-    waits: list[float], start: float, restart_every: int
-) -> None:
-    """Each try comes as early as the guard allows, a pause apart; now and then we start anew."""
+@given(pauses, st.floats(0, 2e9))
+def test_no_ten_minutes_ever_hold_five_refusals(waits: list[float], start: float) -> None:
+    """Each try comes as early as it may, a pause apart."""
     now = start
-    guard = RefusalGuard()
-    refused: list[float] = []
-    for number, pause in enumerate(waits):
+    tried: list[float] = []
+    for pause in waits:
         now += pause
-        now += guard.wait(now)
-        while guard.wait(now) > 0:  # a sum of floats may fall short by its last bit
+        now += seconds_to_wait(tried, now)
+        while seconds_to_wait(tried, now) > 0:  # a sum of floats may fall short by its last bit
             now += 1e-3
-        guard.refused(now)
-        refused.append(now)
-        if number % restart_every == 0:
-            guard = RefusalGuard(reversed(refused))
-    for first, fifth in zip(refused, refused[MAX_REFUSALS:], strict=False):
-        assert fifth - first >= LOCK_OUT_SECONDS - 1e-3
+        tried.append(now)
+    for first, fifth in zip(tried, tried[MAX_REFUSALS:], strict=False):
+        assert fifth - first >= COUNTED_SECONDS - 1e-3
 
 
 @settings(max_examples=50)

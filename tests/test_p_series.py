@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,18 @@ from aiohttp import web
 from cdrd.fetch import DISPLAY_FORMATS
 from cdrd.p_series import PSeriesApi, display_formats
 from cdrd.pbx_api import LoginRefused, Trust, Unreachable
-from tests.fake_pbx import ACCOUNT, SECRET, Answer, FakePbx, Json, Suspended, a_guard, fake_pbx
+from tests.fake_pbx import (
+    ACCOUNT,
+    NOWHERE,
+    SECRET,
+    Answer,
+    FakePbx,
+    Json,
+    Suspended,
+    a_guard,
+    fake_pbx,
+)
+from tests.running import counted_logins
 
 API = "/openapi/v1.0"
 LIST, SEARCH, GET_TOKEN = f"{API}/cdr/list", f"{API}/cdr/search", f"{API}/get_token"
@@ -30,8 +42,8 @@ def page(*rows: dict[str, Any], total: int | None = None) -> Json:
     return {**DONE, "total_number": len(rows) if total is None else total, "data": list(rows)}
 
 
-def api(pbx: FakePbx, told: list[float] | None = None, page_rows: int = 2) -> PSeriesApi:
-    return PSeriesApi(pbx.base, ACCOUNT, Trust(), a_guard(told), page_rows=page_rows)
+def api(pbx: FakePbx, database: Path = NOWHERE, page_rows: int = 2) -> PSeriesApi:
+    return PSeriesApi(pbx.base, ACCOUNT, Trust(), a_guard(database), page_rows=page_rows)
 
 
 async def searched(answers: Answers) -> tuple[FakePbx, list[list[dict[str, Any]]]]:
@@ -165,11 +177,10 @@ async def test_a_token_that_never_holds_is_given_up() -> None:
     ],
 )
 async def test_a_refused_login_counts_and_never_a_fifth_is_tried(
-    answer: Answer, sentence: str
+    answer: Answer, sentence: str, tmp_path: Path
 ) -> None:
-    told: list[float] = []
     async with fake_pbx({GET_TOKEN: answer}) as pbx:
-        p_series = api(pbx, told)
+        p_series = api(pbx, tmp_path / "cdr.sqlite3")
         for _ in range(4):
             with pytest.raises(LoginRefused, match=sentence) as raised:
                 await p_series.login()
@@ -177,7 +188,7 @@ async def test_a_refused_login_counts_and_never_a_fifth_is_tried(
         with pytest.raises(Suspended):
             await p_series.login()
         await p_series.close()
-    assert len(told) == len(pbx.asked) == 4
+    assert counted_logins(tmp_path / "cdr.sqlite3") == len(pbx.asked) == 4
 
 
 @pytest.mark.asyncio

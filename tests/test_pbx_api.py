@@ -1,7 +1,5 @@
 """Logins to one PBX go one at a time, and refusals are counted together, whoever meets them."""
 
-import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -19,62 +17,6 @@ from cdrd.pbx_api import (
     keep_holding,
     trust_of,
 )
-from tests.fake_pbx import Suspended, a_guard
-
-
-@pytest.mark.asyncio
-async def test_two_logins_are_never_under_way_at_once() -> None:
-    guard, steps = a_guard(), list[str]()
-    asked = asyncio.Event()
-
-    async def log_in(name: str) -> None:
-        async with guard.attempt():
-            steps.append(f"{name} begins")
-            await asked.wait()
-            steps.append(f"{name} ends")
-
-    logins = [asyncio.create_task(log_in(name)) for name in ("first", "second")]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    asked.set()
-    await asyncio.gather(*logins)
-    assert steps == ["first begins", "first ends", "second begins", "second ends"]
-
-
-@pytest.mark.asyncio
-async def test_a_refusal_is_counted_and_remembered_and_the_fifth_login_is_not_tried() -> None:
-    remembered: list[float] = []
-    guard = a_guard(remembered)
-    for _ in range(4):
-        with pytest.raises(LoginRefused):
-            async with guard.attempt():
-                raise LoginRefused
-    assert len(remembered) == 4
-    with pytest.raises(Suspended):
-        async with guard.attempt():
-            raise AssertionError
-
-
-@pytest.mark.asyncio
-async def test_what_is_no_refusal_is_not_counted() -> None:
-    remembered: list[float] = []
-    guard = a_guard(remembered)
-    for error in (Unreachable, NotOffered, OSError):
-        with pytest.raises(error):
-            async with guard.attempt():
-                raise error
-    assert not remembered
-
-
-@pytest.mark.asyncio
-async def test_refusals_of_earlier_runs_and_other_programs_count() -> None:
-    guard = a_guard(refused_at=[time.time()] * 3)
-    async with guard.attempt():
-        pass
-    guard.refused_elsewhere(time.time())
-    with pytest.raises(Suspended):
-        async with guard.attempt():
-            raise AssertionError
 
 
 @pytest.mark.asyncio

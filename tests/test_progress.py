@@ -1,6 +1,5 @@
 """What a run knows is there for the next one."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,10 @@ from cdrd.progress import (
     read_complete_until,
     read_progress,
     read_records,
-    read_refusals,
-    remember_refusal,
     set_complete_until,
 )
-from cdrd.store import Store
 from tests.committing import batch_of, calls, opened
-from tests.example import CALL, call
+from tests.example import call
 
 
 @pytest.mark.asyncio
@@ -29,26 +25,6 @@ async def test_how_far_the_log_has_told_is_remembered_and_never_goes_back(tmp_pa
         assert (await store.run(read_progress)).logged_seq == 9
         assert [seq for seq, _ in await store.run(read_records, 9, 100)] == [10]
         assert [seq for seq, _ in await store.run(read_records, 2, 3)] == [3, 4, 5]
-
-
-@pytest.mark.asyncio
-async def test_refused_logins_are_remembered_for_each_pbx_and_forgotten_after_an_hour(
-    store: Store,
-) -> None:
-    await store.run(remember_refusal, "hq", 1000.5)
-    await store.run(remember_refusal, "branch", 1001)
-    assert await store.run(read_refusals, "hq") == [1001]  # never early
-    await store.run(remember_refusal, "hq", 4602)
-    assert await store.run(read_refusals, "hq") == [4602]
-
-
-@pytest.mark.asyncio
-async def test_a_refusal_that_cannot_be_remembered_does_not_stop_later_commits(
-    store: Store,
-) -> None:
-    with pytest.raises((OverflowError, sqlite3.Error)):
-        await store.run(remember_refusal, "hq", 2.0**70)
-    assert len((await store.commit(batch_of([CALL]), 0)).stored) == 1
 
 
 @pytest.mark.asyncio

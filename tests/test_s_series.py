@@ -3,13 +3,25 @@
 import asyncio
 import hashlib
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from cdrd.pbx_api import LoginRefused, NotOffered, Trust, Unreachable
 from cdrd.s_series import Announced, SSeriesApi, TokenGone
-from tests.fake_pbx import ACCOUNT, SECRET, Answer, FakePbx, Suspended, a_guard, fake_pbx, hang
+from tests.fake_pbx import (
+    ACCOUNT,
+    NOWHERE,
+    SECRET,
+    Answer,
+    FakePbx,
+    Suspended,
+    a_guard,
+    fake_pbx,
+    hang,
+)
+from tests.running import counted_logins
 
 V1, V2 = "/api/v1.1.0", "/api/v2.0.0"
 YES: Answer = {"status": "Success", "token": "t1"}
@@ -28,9 +40,9 @@ def api(
     pbx: FakePbx,
     path: str = "",
     announced: Announced | None = None,
-    told: list[float] | None = None,
+    database: Path = NOWHERE,
 ) -> SSeriesApi:
-    return SSeriesApi(pbx.base + path, ACCOUNT, Trust(), a_guard(told), announced=announced)
+    return SSeriesApi(pbx.base + path, ACCOUNT, Trust(), a_guard(database), announced=announced)
 
 
 @pytest.mark.asyncio
@@ -70,14 +82,13 @@ async def test_a_login_announces_where_and_in_which_format_to_post(path: str, ve
 
 
 @pytest.mark.asyncio
-async def test_without_any_api_it_is_told_what_was_asked_for() -> None:
-    told: list[float] = []
+async def test_without_any_api_it_is_told_what_was_asked_for(tmp_path: Path) -> None:
     async with fake_pbx({}) as pbx:
-        s_series = api(pbx, told=told)
+        s_series = api(pbx, database=tmp_path / "cdr.sqlite3")
         with pytest.raises(NotOffered, match=r"has no API of version 2\.0\.0 or 1\.1\.0"):
             await s_series.login()
         await s_series.close()
-    assert not told
+    assert not counted_logins(tmp_path / "cdr.sqlite3")
 
 
 @pytest.mark.asyncio
@@ -91,11 +102,10 @@ async def test_without_any_api_it_is_told_what_was_asked_for() -> None:
     ],
 )
 async def test_a_refused_login_counts_and_never_a_fifth_is_tried(
-    answer: Answer, sentence: str
+    answer: Answer, sentence: str, tmp_path: Path
 ) -> None:
-    told: list[float] = []
     async with fake_pbx({f"{V2}/login": answer}) as pbx:
-        s_series = api(pbx, told=told)
+        s_series = api(pbx, database=tmp_path / "cdr.sqlite3")
         for _ in range(4):
             with pytest.raises(LoginRefused, match=sentence) as raised:
                 await s_series.login()
@@ -103,19 +113,18 @@ async def test_a_refused_login_counts_and_never_a_fifth_is_tried(
         with pytest.raises(Suspended):
             await s_series.login()
         await s_series.close()
-    assert len(told) == len(pbx.asked) == 4
+    assert counted_logins(tmp_path / "cdr.sqlite3") == len(pbx.asked) == 4
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("answer", [failed("20000"), failed("10004"), {"status": "Success"}, b"?"])
-async def test_a_login_that_fails_in_its_form_is_no_refusal(answer: Answer) -> None:
-    told: list[float] = []
+async def test_a_login_that_fails_in_its_form_is_no_refusal(answer: Answer, tmp_path: Path) -> None:
     async with fake_pbx({f"{V2}/login": answer}) as pbx:
-        s_series = api(pbx, told=told)
+        s_series = api(pbx, database=tmp_path / "cdr.sqlite3")
         with pytest.raises(Unreachable):
             await s_series.login()
         await s_series.close()
-    assert not told
+    assert not counted_logins(tmp_path / "cdr.sqlite3")
 
 
 @pytest.mark.asyncio

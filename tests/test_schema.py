@@ -184,10 +184,10 @@ def test_every_table_is_strict(connection: sqlite3.Connection) -> None:
         " WHERE type = 'table' AND schema = 'main' AND name NOT LIKE 'sqlite_%'"
     ).fetchall()
     named = {name for name, _ in tables}
-    assert named >= {"call", "conference_leg", "quarantined_report", "progress", "refused_login"}
+    assert named >= {"call", "conference_leg", "quarantined_report", "progress"}
     assert all(strict for _, strict in tables)
     with pytest.raises(sqlite3.IntegrityError, match="cannot store TEXT"):
-        connection.execute("INSERT INTO refused_login VALUES ('hq', 'yesterday')")
+        connection.execute("INSERT INTO fetched_history VALUES ('hq', 'yesterday')")
 
 
 def test_there_is_one_row_of_progress(connection: sqlite3.Connection) -> None:

@@ -10,7 +10,7 @@ import trustme
 from aiohttp import web
 
 from cdrd.frame import KIB
-from cdrd.pbx_api import Limits, NotOffered, Trust, Unreachable, client_context
+from cdrd.pbx_api import Limits, NotOffered, Trust, Unanswered, Unreachable, client_context
 from cdrd.web_session import WebSession
 from tests.fake_pbx import Answer, fake_pbx, hang
 
@@ -146,11 +146,27 @@ async def test_a_connection_that_breaks_off_is_told() -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_was_asked_and_not_answered_may_have_been_done() -> None:
+    async def break_off(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with fake_pbx({"/login": [break_off, hang]}) as pbx:
+        for _ in range(2):
+            session = WebSession(pbx.base, Trust(), headers={}, limits=Limits(answer=0.05))
+            with pytest.raises(Unanswered):
+                await session.exchange("POST", "/login")
+            await session.close()
+
+
+@pytest.mark.asyncio
 async def test_nobody_there_is_told_in_the_system_s_words() -> None:
     async with fake_pbx({}) as pbx:
         pass
-    with pytest.raises(Unreachable, match="cannot be reached: Connection refused: check"):
+    with pytest.raises(Unreachable, match="cannot be reached: Connection refused: check") as raised:
         await ask(pbx.base)
+    assert not isinstance(raised.value, Unanswered)
 
 
 @pytest.mark.asyncio

@@ -1,7 +1,7 @@
 """``cdrd check``: what a configuration means, and what is wrong with it or with the database.
 
 The rule that must stay true: nothing is changed by a look. What ``--connect`` adds is a login, and
-the memory of a refused one.
+its being counted.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import fcntl
 import grp
-import math
 import os
 import pwd
 import socket
@@ -26,6 +25,7 @@ import orjson
 
 from cdrd.address import parse_address
 from cdrd.commands.arguments import add_config_argument
+from cdrd.commands.trying import NotTried, command_guard
 from cdrd.config import (
     Config,
     ConfigError,
@@ -39,13 +39,12 @@ from cdrd.config import (
     missing_packages,
     read_secret,
 )
-from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.database import open_reader, wal_reset_bug
 from cdrd.dial import CONNECT_SECONDS, LOGIN_SECONDS
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
-from cdrd.login import MAX_ANSWER_BYTES, LoginAnswer, RefusalGuard, Verdict, login_block
+from cdrd.login import MAX_ANSWER_BYTES, LoginAnswer, Verdict, login_block
+from cdrd.login_guard import LoginGuard
 from cdrd.pbx_api import (
-    LoginGuard,
     LoginRefused,
     NotOffered,
     Unreachable,
@@ -54,9 +53,7 @@ from cdrd.pbx_api import (
     family_of,
     trust_of,
 )
-from cdrd.progress import read_refusals, remember_refusal
 from cdrd.schema import VERSION, NotOurDatabase, check_schema
-from cdrd.store import Store, StoreUnusable
 from cdrd.tls import server_context
 
 LABEL_WIDTH: Final = 16
@@ -360,8 +357,8 @@ def _read_password(name: str, path: Path, key: str = "password_file") -> str:
 # Logging in
 
 
-class LoginFailed(Exception):
-    """A PBX could not be logged in to, or must not be now; the text says what to do."""
+_REASONS: Final = (NotTried, Unreachable, LoginRefused, NotOffered, OSError, ValueError)
+"""Why a PBX could not be logged in to, or must not be now."""
 
 
 def _connect_to_each(config: Config, path: Path) -> list[str]:
@@ -374,7 +371,7 @@ def _connect_to_each(config: Config, path: Path) -> list[str]:
     for name, log_in in logins:
         try:
             outcome = log_in()
-        except LoginFailed as error:
+        except _REASONS as error:
             outcome = str(error)
             faults.append(f"{name}: {outcome}")
         _say(name, outcome)
@@ -383,95 +380,57 @@ def _connect_to_each(config: Config, path: Path) -> list[str]:
 
 
 def _logins(pbx: Pbx, config: Config, path: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Name each login to a PBX, with what tries it. That raises LoginFailed."""
-    if pbx.events is not None and pbx.events.kind == "tcp":
-        yield pbx.name, partial(_log_in, pbx.name, pbx.events, config, path)
-    elif pbx.events is not None and pbx.events.kind != "webhook":
-        yield pbx.name, partial(_log_in_to_api, pbx, pbx.events, config, path)
+    """Name each login to a PBX, with what tries it. That raises what ``_REASONS`` names."""
+    database = Path(config.database.path)
+    if pbx.events is not None and pbx.events.kind != "webhook":
+        yield pbx.name, partial(_log_in, pbx, pbx.events, database, path)
     if pbx.history is not None:
-        yield f"{pbx.name}, history", partial(_log_in_to_api, pbx, pbx.history, config, path)
+        yield f"{pbx.name}, history", partial(_log_in, pbx, pbx.history, database, path)
 
 
-def _log_in_to_api(pbx: Pbx, settings: Events | History, config: Config, path: Path) -> str:
+def _log_in(pbx: Pbx, settings: Events | History, database: Path, path: Path) -> str:
+    """Log in to a PBX and say what happened."""
+    try:
+        password = _read_password(settings.password_file, path)
+    except (OSError, ValueError):
+        return "not tried without a password"
+    guard = command_guard(database, pbx)
+    if isinstance(settings, Events) and settings.kind == "tcp":
+        return asyncio.run(_dial(settings, password, guard))
     # An HTTP library, whose import takes a third of a second.
     from cdrd.commands.check_api import try_login  # noqa: PLC0415
 
-    database = Path(config.database.path)
-    refused_at = _refusals(database, pbx.name)
-    _hold_back(pbx.name, refused_at)
-    try:
-        _read_password(settings.password_file, path)
-    except (OSError, ValueError):
-        return "not tried without a password"
-
-    async def remember(_: float) -> None:
-        await asyncio.to_thread(_remember, database, config.database.durability, pbx.name)
-
-    guard = LoginGuard(RefusalGuard(refused_at), remember, _never_wait)
-    try:
-        return asyncio.run(try_login(settings, family_of(pbx.events), path, guard))
-    except (Unreachable, LoginRefused, NotOffered, OSError, ValueError) as error:
-        raise LoginFailed(str(error)) from error
+    return asyncio.run(try_login(settings, family_of(pbx.events), path, guard))
 
 
-def _never_wait(seconds: float) -> None:
-    """Refuse to wait until a login may be tried; that there is no need was seen before."""
-    raise LoginFailed(f"not tried: it would have to wait {seconds:.0f} s")
-
-
-def _log_in(name: str, events: Events, config: Config, path: Path) -> str:
-    """Log in to a PBX and say what happened. Raises LoginFailed."""
-    database = Path(config.database.path)
-    _hold_back(name, _refusals(database, name))
-    try:
-        password = _read_password(events.password_file, path)
-    except (OSError, ValueError):
-        return "not tried without a password"
-    try:
-        verdict = _exchange(events, password)
-    except (OSError, ValueError) as error:
-        raise LoginFailed(
-            f"{events.address} cannot be reached: {error}: check the address, and whether the"
-            " PBX's API is switched on and allows ours"
-        ) from error
-    if verdict is Verdict.REFUSED:
-        _remember(database, config.database.durability, name)
-        raise LoginFailed(
-            f"{events.address} refused the login: check username and password_file; the PBX locks"
-            " the account at the fifth refusal"
-        )
-    if verdict is Verdict.UNDECIDED:
+async def _dial(events: Events, password: str, guard: LoginGuard) -> str:
+    async with guard.attempt() as login:
+        verdict = await asyncio.to_thread(_exchange, events, password)
+        if verdict is Verdict.REFUSED:
+            raise LoginRefused(
+                f"{events.address} refused the login: check username and password_file; the PBX"
+                " locks the account at the fifth refusal"
+            )
+        login.unsure = verdict is Verdict.UNDECIDED
+    if login.unsure:
         return f"connected; no answer in {LOGIN_SECONDS:g} s, which cdrd serve takes for a yes"
     return "logged in"
 
 
-def _refusals(database: Path, name: str) -> list[float]:
-    """Return when a PBX refused earlier logins. Raises LoginFailed: unknown, there may be four."""
-    if not database.exists():
-        return []
-    try:
-        with contextlib.closing(open_reader(database)) as reader:
-            return read_refusals(reader, name) if check_schema(reader) else []
-    except (sqlite3.Error, NotOurDatabase) as error:
-        raise LoginFailed(f"not tried: earlier refusals cannot be read: {error}") from error
-
-
-def _hold_back(name: str, refused_at: list[float]) -> None:
-    """Raise LoginFailed while another refusal might lock the account."""
-    now = time.time()
-    wait = RefusalGuard(refused_at).wait(now)
-    if wait > 0:
-        at = time.strftime("%H:%M:%S", time.localtime(now + math.ceil(wait)))
-        raise LoginFailed(
-            f"not tried, since {name} has refused 4 logins in the last 10 minutes and locks the"
-            f" account at the fifth: mend username or password_file and try again at {at}"
-        )
-
-
 def _exchange(events: Events, password: str) -> Verdict:
-    """Send the login and read the answer. Raises OSError, and ValueError for no host name."""
-    with socket.create_connection(parse_address(events.address), CONNECT_SECONDS) as sock:
-        sock.sendall(login_block(events.username, password))
+    """Send the login and read the answer. Raises Unreachable."""
+    try:
+        sock = socket.create_connection(parse_address(events.address), CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise Unreachable(
+            f"{events.address} cannot be reached: {error}: check the address, and whether the"
+            " PBX's API is switched on and allows ours"
+        ) from error
+    with sock:
+        try:
+            sock.sendall(login_block(events.username, password))
+        except ConnectionError:
+            return Verdict.REFUSED  # as an end before an answer
         return _read_verdict(sock, time.monotonic() + LOGIN_SECONDS)
 
 
@@ -491,28 +450,6 @@ def _read_verdict(sock: socket.socket, deadline: float) -> Verdict:
         if verdict is not Verdict.UNDECIDED:
             return verdict
     return Verdict.UNDECIDED
-
-
-def _remember(database: Path, durability: str, name: str) -> None:
-    """Remember a refusal where the daemon will look for it, once there is a database."""
-    if not database.exists():
-        return
-    try:
-        try:
-            ask_daemon(database, {"do": "remember_refusal", "pbx": name})
-        except NoDaemon:
-            asyncio.run(_remember_here(database, durability, name))
-    except (RequestRefused, StoreUnusable, sqlite3.Error) as error:
-        print(f"cdrd check: the refusal could not be remembered: {error}", file=sys.stderr)
-
-
-async def _remember_here(database: Path, durability: str, name: str) -> None:
-    """Remember a refusal as the only writer."""
-    store = await Store.open(database, durability)
-    try:
-        await store.run(remember_refusal, name, time.time())
-    finally:
-        await store.close(0)
 
 
 # The portals

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cdrd.config import Events, History
 from cdrd.history_api import open_history
-from cdrd.pbx_api import Family, LoginGuard, account_of, base_of, trust_of
+from cdrd.login_guard import LoginGuard
+from cdrd.pbx_api import Family, account_of, base_of, trust_of
 from cdrd.s_series import SSeriesApi
 
 

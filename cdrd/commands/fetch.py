@@ -7,11 +7,9 @@ fetch again completes it, and adds nothing twice.
 import argparse
 import asyncio
 import contextlib
-import math
 import os
 import sqlite3
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -26,18 +24,17 @@ from rich.progress import Progress
 from cdrd.batch import Batch
 from cdrd.commands.arguments import add_config_argument
 from cdrd.commands.selecting import Usage
+from cdrd.commands.trying import NotTried, command_guard
 from cdrd.config import Config, ConfigError, History, Pbx, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
-from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from cdrd.fetch import Window, windows
 from cdrd.gaps import FAILURES, Counts, Ways, fetch_window
 from cdrd.handover import TooLarge, make_requests
 from cdrd.history_api import open_history
-from cdrd.login import RefusalGuard
-from cdrd.pbx_api import LoginGuard, account_of, family_of, trust_of
+from cdrd.login_guard import LoginGuard
+from cdrd.pbx_api import account_of, family_of, trust_of
 from cdrd.period import NotATime, make_period, read_instant
-from cdrd.progress import read_refusals, remember_refusal
 from cdrd.store import Store, StoreUnusable
 
 DESCRIPTION: Final = """\
@@ -45,10 +42,6 @@ Asks each PBX with [pbx.history] for the calls that began in a range of time and
 are missing, through the daemon where one runs; twice is the same as once. What can be no record
 goes to quarantine.
 """
-
-
-class _NotTried(Exception):
-    """A PBX must not be logged in to now; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +54,10 @@ class _Task:
 
 
 class _Custody(Protocol):
-    """Where what is fetched goes, and where refused logins are remembered."""
+    """Where what is fetched goes."""
 
     async def keep(self, batch: Batch) -> Counts:
         """Store a batch durably; tell how much was stored, duplicate and quarantined."""
-
-    async def refusals(self, pbx: str) -> list[float]:
-        """Return when a PBX has refused logins (Unix seconds)."""
-
-    async def remember(self, pbx: str) -> None:
-        """Remember that a PBX has refused a login just now."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,12 +129,15 @@ async def _fetch_all(tasks: Sequence[_Task], config: Config, path: Path) -> int:
     async with _open_custody(database, config.database.durability) as custody:
         with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
             for task in tasks:
-                if not await _fetch(task, custody, path, progress):
+                guard = command_guard(database, task.pbx)
+                if not await _fetch(task, guard, custody, path, progress):
                     status = EXIT_FAILED
     return status
 
 
-async def _fetch(task: _Task, custody: _Custody, path: Path, progress: Progress) -> bool:
+async def _fetch(
+    task: _Task, guard: LoginGuard, custody: _Custody, path: Path, progress: Progress
+) -> bool:
     """Fetch all windows of one PBX; tell whether that could be done."""
     name, counts = task.pbx.name, Counter[str]()
     failure = ""
@@ -157,7 +147,7 @@ async def _fetch(task: _Task, custody: _Custody, path: Path, progress: Progress)
             task.history.url,
             account_of(task.history, path),
             trust_of(task.history, path),
-            await _guard(name, custody),
+            guard,
             family_of(task.pbx.events),
         )
         ways = Ways(api, task.pbx.sender(), task.history.url, custody.keep)
@@ -167,7 +157,7 @@ async def _fetch(task: _Task, custody: _Custody, path: Path, progress: Progress)
                 progress.advance(shown)
         finally:
             await api.close()
-    except (_NotTried, *FAILURES) as error:
+    except (NotTried, *FAILURES) as error:
         failure = str(error) or "no answer in time"
     progress.remove_task(shown)
     if failure:
@@ -185,22 +175,6 @@ def _summary(counts: Counts) -> str:
         f"{counts['found']} found, {counts['stored']} stored, {counts['duplicate']} already there,"
         f" {counts['quarantined']} quarantined"
     ) + (f", {known} in quarantine already" if known else "")
-
-
-async def _guard(pbx: str, custody: _Custody) -> LoginGuard:
-    async def remember(_: float) -> None:
-        await custody.remember(pbx)
-
-    return LoginGuard(RefusalGuard(await custody.refusals(pbx)), remember, _say_when)
-
-
-def _say_when(wait: float) -> None:
-    """Refuse to wait for so many seconds. Raises _NotTried."""
-    at = time.strftime("%H:%M:%S", time.localtime(time.time() + math.ceil(wait)))
-    raise _NotTried(
-        "not tried, since it has refused 4 logins in the last 10 minutes and locks the account at"
-        f" the fifth: mend username or password_file and try again at {at}"
-    )
 
 
 # The database
@@ -235,16 +209,6 @@ class _Beside:
             counts.update(await asyncio.to_thread(ask_daemon, self._database, request))
         return counts
 
-    async def refusals(self, pbx: str) -> list[float]:
-        """Read as any other program does."""
-        with contextlib.closing(open_reader(self._database)) as reader:
-            return read_refusals(reader, pbx)
-
-    async def remember(self, pbx: str) -> None:
-        """Have the daemon count it too: it is the same account."""
-        request = {"do": "remember_refusal", "pbx": pbx}
-        await asyncio.to_thread(ask_daemon, self._database, request)
-
 
 class _Alone:
     """We are the only writer; the daemon logs the new rows at its next start."""
@@ -261,11 +225,3 @@ class _Alone:
             duplicate=committed.duplicates,
             quarantined=len(committed.quarantined),
         )
-
-    async def refusals(self, pbx: str) -> list[float]:
-        """Read what earlier runs have met."""
-        return await self._store.run(read_refusals, pbx)
-
-    async def remember(self, pbx: str) -> None:
-        """Remember it for the next run."""
-        await self._store.run(remember_refusal, pbx, time.time())
