@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from cdrd.simulate.reports import new_cdr, other_event
-from tests.bench import floor, peers, sender
+from tests.bench import floor, goals, kinds, latency, peers, sender
+from tests.bench.contender import Contender, take_turns
 from tests.bench.load import DIALECT, STARTED, Load, blocks_of, render
 from tests.bench.peer_cdrd import Cdrd
 from tests.bench.run import Run, run, syncs
@@ -128,14 +129,46 @@ def test_who_fails_is_left_out_with_the_reason_and_ends_nothing(tmp_path: Path) 
     def fail() -> Run:
         raise Failed("it has no port")
 
-    good = peers.Contender("good", partial(run, Cdrd, SMALL, tmp_path), lambda: None)
-    bad = peers.Contender("bad", fail, lambda: None)
-    peers.take_turns([good, bad], 2, lambda _: None)
-    table = peers.table([good, bad], SMALL)
-    assert [row[0] for row in table.rows] == ["good"]
+    compared = peers.SideBySide(SMALL)
+    compared.add(peers.CDRD, Cdrd, 1, tmp_path)
+    compared.contenders.append(Contender("bad", fail))
+    take_turns(compared.contenders, 2, lambda _: None)
+    table = peers.table(compared)
+    assert [row[0] for row in table.rows] == [peers.CDRD]
     assert table.rows[0][2] == "1.00"
     assert "Left out: bad (it has no port)." in table.remarks
-    assert len(good.runs) == 2
+    assert len(compared.contenders[0].runs) == 2
+
+
+def test_a_ratio_is_the_median_of_the_rounds() -> None:
+    one, two = Contender("one", partial(Run, 1, 1, 1)), Contender("two", partial(Run, 1, 1, 1))
+    one.runs = [Run(rate, 10, 50) for rate in (10, 40, 90)]
+    two.runs = [Run(rate, 20, 50) for rate in (10, 10, 30)]
+    assert one.ratio(two) == (3, 0.5, 1)
+    assert one.median() == (40, 10, 50)
+
+
+def test_the_parsing_alone_is_of_every_event(tmp_path: Path) -> None:
+    parsed = kinds.parse(Load(500, events=20), tmp_path)
+    assert 1 < parsed.cpu_seconds_a_million < 1_000_000
+    assert parsed.rate == pytest.approx(1e6 / parsed.cpu_seconds_a_million)
+
+
+def test_a_lone_report_is_timed_until_it_is_visible() -> None:
+    found = latency.measure(Cdrd, 1, background=1000)
+    assert 0.1 < found.median <= found.high < latency.LOST_SECONDS * 1000
+
+
+# Goals
+
+
+def test_the_goals_say_what_was_reached_and_which_were_not_measured() -> None:
+    table = goals.table({goals.RATE: 1.98, goals.PEAK: 99.4})
+    rows = {name: rest for name, *rest in table.rows}
+    assert rows[goals.RATE.name] == ["1.98", "at least 2.00", "no"]
+    assert rows[goals.PEAK.name] == ["99 MiB", "at most 100 MiB", "yes"]
+    assert rows[goals.CPU.name] == ["not measured", "at most 0.60", ""]
+    assert len(rows) == len(goals.GOALS)
 
 
 # Tables

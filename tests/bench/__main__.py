@@ -3,31 +3,85 @@
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import peers
-from tests.bench.load import Load
+from tests.bench import goals, kinds, latency, peers, sender
+from tests.bench.contender import FAILURES, take_turns
+from tests.bench.goals import Goal
+from tests.bench.load import Load, render
+from tests.bench.table import Table, figure
 
-CONSOLE = Console(width=None if sys.stdout.isatty() else 110)
+CONSOLE = Console(width=None if sys.stdout.isatty() else 120)
+
+Section = tuple[Table, dict[Goal, float]]
+
+
+def main() -> None:
+    arguments = parse()
+    with tempfile.TemporaryDirectory(prefix="cdrd-bench-") as directory:
+        reached: dict[Goal, float] = {}
+        for name, section in sections(arguments, Path(directory)).items():
+            if arguments.only and name not in arguments.only:
+                continue
+            tell(f"--- {name}")
+            try:
+                table, found = section()
+            except FAILURES as failure:
+                tell(f"{name} failed: {failure}")
+                continue
+            CONSOLE.print(table.on_console())
+            reached |= found
+    CONSOLE.print(goals.table(reached).on_console())
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="little of each, to try it out")
+    parser.add_argument("--only", nargs="+", default=[], metavar="SECTION")
+    parser.add_argument("--count", type=int, help="messages in a run (default: 300000)")
+    parser.add_argument("--rounds", type=int, help="runs of each (default: 3); medians are told")
+    arguments = parser.parse_args()
+    arguments.count = arguments.count or (30_000 if arguments.quick else 300_000)
+    arguments.rounds = arguments.rounds or (1 if arguments.quick else 3)
+    return arguments
+
+
+def sections(arguments: argparse.Namespace, loads: Path) -> Mapping[str, Callable[[], Section]]:
+    """Name the sections; each measures when it is called."""
+    load, rounds = Load(arguments.count), arguments.rounds
+
+    def beside() -> Section:
+        compared = peers.side_by_side(load, loads)
+        take_turns(compared.contenders, rounds, tell)
+        table = peers.table(compared)
+        table.remarks.append(sender_alone(load, loads))
+        return table, peers.reached(compared)
+
+    def loaded() -> Section:
+        lined_up = kinds.kinds(arguments.count, loads)
+        take_turns(lined_up.contenders(), rounds, tell)
+        return kinds.table(lined_up), kinds.reached(lined_up)
+
+    return {
+        "peers": beside,
+        "loads": loaded,
+        "latency": lambda: latency.section(2 if arguments.quick else 15, tell),
+    }
+
+
+def sender_alone(load: Load, loads: Path) -> str:
+    """Say what the sender could do, and what it costs."""
+    sent = sender.alone(render(load, loads), load.connections)
+    rate, cpu = load.count / sent.seconds, sent.cpu_seconds / load.count * 1e6
+    return f"The sender alone: {figure(rate)} reports a second, {figure(cpu, 1)} CPU s a million."
 
 
 def tell(sentence: str) -> None:
     """Say on stderr what is being done."""
     print(sentence, file=sys.stderr, flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--count", type=int, default=300_000, help="reports in a run")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each; medians are told")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="cdrd-bench-") as directory:
-        loads, load = Path(directory), Load(arguments.count)
-        side_by_side = list(peers.contenders(load, loads))
-        peers.take_turns(side_by_side, arguments.rounds, tell)
-        CONSOLE.print(peers.table(side_by_side, load).on_console())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -44,6 +45,12 @@ class Cdrd(Server):
                 return
             time.sleep(0.005)
         raise Failed(f"it did not start: {self.output.read_text()}")
+
+    def has_call(self, reader: sqlite3.Connection, started: int, call_id: str) -> bool:
+        """Look it up by the index that cdrd has."""
+        began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
+        query = "SELECT 1 FROM call WHERE started_at = ? AND call_id = ?"
+        return reader.execute(query, (began, call_id)).fetchone() is not None
 
     def check(self, count: int) -> None:
         """End it, and hold its totals and its log to the rows."""

@@ -4,20 +4,18 @@ All get the same bytes, and keep the columns, a unique key, an index and the raw
 the median of the rounds' ratios: the speed of a shared machine changes from minute to minute.
 """
 
-import sqlite3
-import statistics
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from tests.bench import floor, peer_naive, peer_node_red, peer_rsyslog, peer_syslog_ng
+from tests.bench import floor, goals, peer_naive, peer_node_red, peer_rsyslog, peer_syslog_ng
+from tests.bench.contender import FAILURES, Contender
+from tests.bench.goals import Goal
 from tests.bench.load import USUAL_BYTES, Load
 from tests.bench.peer_cdrd import Cdrd
-from tests.bench.run import Run, Start, run, syncs
-from tests.bench.server import Failed
+from tests.bench.run import Start, run, syncs
 from tests.bench.table import Table, figure
 
 PEERS: tuple[tuple[str, ModuleType, tuple[str, ...], float], ...] = (
@@ -32,80 +30,72 @@ CDRD, SYSLOG_NG, FLOOR = "cdrd, FULL", "syslog-ng, FULL", "C insert alone, FULL"
 SYNC_COUNT = 20_000
 
 
+Syncs = Callable[[], float | None]
+
+
 @dataclass(slots=True)
-class Contender:
-    """One of those compared, and what its runs have shown so far."""
+class SideBySide:
+    """Those compared, cdrd first, and how it is counted how often each syncs."""
 
-    name: str
-    measure: Callable[[], Run]
-    count_syncs: Callable[[], float | None]
-    runs: list[Run] = field(default_factory=list)
-    syncs: float | None = None
-    failure: str = ""
+    load: Load
+    contenders: list[Contender] = field(default_factory=list)
+    syncs: dict[str, Syncs] = field(default_factory=dict)
 
-    def take_a_turn(self) -> None:
-        """Run once more, unless it has failed before; the first time, count its syncs too."""
+    def add(self, name: str, start: Start, share: float, loads: Path, missing: str = "") -> None:
+        """Add a server; one that is missing has failed already."""
+        load = replace(self.load, count=int(self.load.count * share))
+        few = replace(load, count=min(load.count, SYNC_COUNT))
+        self.contenders.append(Contender(name, partial(run, start, load, loads), failure=missing))
+        self.syncs[name] = partial(syncs, start, few, loads)
+
+    def synced(self, contender: Contender) -> float | None:
+        """Count the syncs for 1,000 rows, in a run of its own; None where that cannot be done."""
         try:
-            if not self.failure:
-                self.syncs = self.syncs if self.runs else self.count_syncs()
-                self.runs.append(self.measure())
-        except (Failed, OSError, sqlite3.Error, subprocess.SubprocessError) as failure:
-            self.failure = str(failure)
-
-    def median(self) -> Run:
-        """Tell the median of each figure."""
-        return Run(*map(statistics.median, zip(*self.runs, strict=True)))
-
-    def ratio(self, other: "Contender") -> Run:
-        """Tell the median of this one's figures over the other's, round by round."""
-        pairs = zip(self.runs, other.runs, strict=True)
-        ratios = [[a / b for a, b in zip(one, two, strict=True)] for one, two in pairs]
-        return Run(*map(statistics.median, zip(*ratios, strict=True)))
+            return self.syncs[contender.name]()
+        except FAILURES:
+            return None
 
 
-def contenders(load: Load, loads: Path) -> Iterator[Contender]:
-    """Make all, cdrd first; those that cannot run here have failed already."""
-    yield server(CDRD, Cdrd, load, loads)
+def side_by_side(load: Load, loads: Path) -> SideBySide:
+    """Line up all, those too that cannot run here."""
+    made = SideBySide(load)
+    made.add(CDRD, Cdrd, 1, loads)
     for name, peer, modes, share in PEERS:
         for mode in modes:
-            start, size = partial(peer.start, synchronous=mode), int(load.count * share)
-            made = server(f"{name}, {mode}", start, replace(load, count=size), loads)
-            made.failure = peer.missing()
-            yield made
-    yield Contender(FLOOR, partial(floor.run, load, loads), partial(floor.syncs, load, loads))
+            start = partial(peer.start, synchronous=mode)
+            made.add(f"{name}, {mode}", start, share, loads, peer.missing())
+    made.contenders.append(Contender(FLOOR, partial(floor.run, load, loads)))
+    made.syncs[FLOOR] = partial(floor.syncs, load, loads)
+    return made
 
 
-def server(name: str, start: Start, load: Load, loads: Path) -> Contender:
-    """Make a contender of a server."""
-    few = replace(load, count=min(load.count, SYNC_COUNT))
-    return Contender(name, partial(run, start, load, loads), partial(syncs, start, few, loads))
-
-
-def take_turns(all_of_them: Sequence[Contender], rounds: int, tell: Callable[[str], None]) -> None:
-    """Let each run once a round."""
-    for number in range(rounds):
-        for contender in all_of_them:
-            tell(f"round {number + 1} of {rounds}: {contender.name}")
-            contender.take_a_turn()
-
-
-def table(side_by_side: Sequence[Contender], load: Load) -> Table:
+def table(compared: SideBySide) -> Table:
     """Show the medians, and how cdrd's rate compares."""
-    cdrd = side_by_side[0]
-    shown = Table(
-        "Beside others",
-        ("who", "rows a second", "cdrd against it", "CPU s a million", "peak MiB", "syncs"),
-    )
-    for each in side_by_side:
-        if each.failure or cdrd.failure:
-            shown.remarks.append(f"Left out: {each.name} ({each.failure or cdrd.failure}).")
+    columns = ("who", "rows a second", "cdrd against it", "CPU s a million", "peak MiB", "syncs")
+    shown, cdrd = Table("Beside others", columns), compared.contenders[0]
+    for each in compared.contenders:
+        if why := each.failure or cdrd.failure:
+            shown.remarks.append(f"Left out: {each.name} ({why}).")
             continue
         median, times = each.median(), figure(cdrd.ratio(each).rate, 2)
         cpu, peak = figure(median.cpu_seconds_a_million, 1), figure(median.peak_mib)
-        row = (each.name, figure(median.rate), times, cpu, peak, figure(each.syncs, 1))
-        shown.rows.append(row)
+        syncs = figure(compared.synced(each), 1)
+        shown.rows.append((each.name, figure(median.rate), times, cpu, peak, syncs))
     shown.remarks.append(
-        f"{load.count:,} reports of some {USUAL_BYTES} bytes over {load.connections} connections,"
-        f" fewer to the slow; {len(cdrd.runs)} rounds. Syncs are those of the disk for 1,000 rows."
+        f"{compared.load.count:,} reports of some {USUAL_BYTES} bytes over"
+        f" {compared.load.connections} connections, fewer to the slow; rounds: {len(cdrd.runs)}."
+        " Syncs are the calls that bring data to the disk, for 1,000 rows."
     )
     return shown
+
+
+def reached(compared: SideBySide) -> dict[Goal, float]:
+    """Tell what this says of the goals."""
+    by_name = {each.name: each for each in compared.contenders if not each.failure}
+    found: dict[Goal, float] = {}
+    if CDRD in by_name and SYSLOG_NG in by_name:
+        against = by_name[CDRD].ratio(by_name[SYSLOG_NG])
+        found |= {goals.RATE: against.rate, goals.CPU: against.cpu_seconds_a_million}
+    if CDRD in by_name and FLOOR in by_name:
+        found[goals.RATE_OF_FLOOR] = by_name[CDRD].ratio(by_name[FLOOR]).rate
+    return found

@@ -133,6 +133,11 @@ class Server:
         query = f"SELECT ifnull(max(rowid), 0) FROM {self.table}"
         return int(reader.execute(query).fetchone()[0])
 
+    def has_call(self, reader: sqlite3.Connection, started: int, call_id: str) -> bool:  # noqa: ARG002 - not each has an index by it
+        """Tell whether the row of a call is visible; it began at that Unix second."""
+        query = "SELECT 1 FROM cdr WHERE pbx = 'bench' AND callid = ?"
+        return reader.execute(query, (call_id,)).fetchone() is not None
+
     def wait_for_rows(self, reader: sqlite3.Connection, rows: int) -> tuple[int, float]:
         """Wait for so many; tell how many there are and when that was seen."""
         found, moved = 0, time.monotonic()
