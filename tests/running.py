@@ -230,12 +230,15 @@ class RunningDaemon:
         while chunk := os.read(self._log, 1 << 16):
             *complete, rest = (rest + chunk).split(b"\n")
             with self._changed:
-                self.text += chunk
-                self.lines += map(_parsed, complete)
+                self._take(chunk, complete)
                 self._changed.notify_all()
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+    def _take(self, chunk: bytes, lines: Sequence[bytes]) -> None:
+        self.text += chunk
+        self.lines += map(parsed_line, lines)
 
     def _tail(self) -> str:
         return f"{self.lines[-20:]}\nstderr: {self.stderr}"
@@ -259,6 +262,6 @@ def assert_each_row_is_logged(database: Path, logged: Iterable[Line]) -> None:
             assert line[name] == row[name], (name, line, dict(row))
 
 
-def _parsed(line: bytes) -> Line:
+def parsed_line(line: bytes) -> Line:
     parsed: Line = orjson.loads(line[line.index(b"{") :])
     return parsed

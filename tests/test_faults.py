@@ -3,6 +3,7 @@
 import pytest
 
 from tests.faults.kills import kill_under_load
+from tests.faults.soak import soak
 from tests.faults.storms import (
     end_under_load,
     kill_what_stores,
@@ -53,3 +54,9 @@ def test_sigterm_under_load_loses_nothing() -> None:
 def test_reloads_under_load_lose_nothing() -> None:
     outcome = reload_under_load(9)
     assert (outcome.lost, outcome.doubled) == (0, 0)
+
+
+def test_churn_on_all_ways_in_loses_nothing_and_doubles_nothing() -> None:
+    outcome = soak(8)
+    assert (outcome.lost, outcome.doubled) == (0, 0)
+    assert outcome.sent > 2000

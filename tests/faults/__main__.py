@@ -13,6 +13,7 @@ from rich.table import Table
 from tests.faults.kills import kill_in_rounds
 from tests.faults.outcome import Outcome
 from tests.faults.power import lose_power
+from tests.faults.soak import soak
 from tests.faults.storms import (
     end_under_load,
     kill_what_stores,
@@ -45,6 +46,7 @@ FAULTS = (
     Fault("SIGTERM", 1, lambda _: end_under_load()),
     Fault("loss of power", 200, lose_power),
     Fault("50 PBXs with 3,000 records each", 1, lambda _: reconnect_storm(50, 3000)),
+    Fault("all ways in, with churn, for so many seconds", 1800, soak),
 )
 
 
