@@ -107,6 +107,12 @@ class Unreadable(NamedTuple):
     reason: str
 
 
+class Unnamed(Unreadable):
+    """JSON that names no event, and tells of no call: it has no call id."""
+
+    __slots__ = ()
+
+
 Report = ReleasedCall | OtherEvent | Unreadable
 
 _Keys = tuple[str, ...]
@@ -114,6 +120,8 @@ _Reader = Callable[[dict[Any, Any]], tuple[Any, ...]]
 
 _NOT_SAID: Final = None
 """A key that JSON cannot have: what it holds is read for a field that the report does not have."""
+
+_CALL_IDS: Final = tuple(key for key, field in SPELLINGS.items() if field == "call_id")
 
 _MAX_SHAPES: Final = 1000
 _MAX_KEYS: Final = 64
@@ -157,7 +165,8 @@ def _read_envelope(parsed: dict[str, Any]) -> Report:
     event_type = parsed.get("type")
     name = event_type.strip() if isinstance(event_type, str) else str(event_type)
     if not (name.isascii() and name.isdigit()):
-        return Unreadable("no action, event or numeric type names the event")
+        reason = "no action, event or numeric type names the event"
+        return Unreadable(reason) if _has_call_id(parsed) else Unnamed(reason)
     if name != P_SERIES_CALL_RELEASED:
         return OtherEvent(name)
     message = parsed.get("msg")
@@ -166,6 +175,11 @@ def _read_envelope(parsed: dict[str, Any]) -> Report:
     if isinstance(message, dict):
         return _with_serial(_released(message), parsed.get("sn"))
     return Unreadable("msg is neither JSON text nor an object")
+
+
+def _has_call_id(parsed: dict[str, Any]) -> bool:
+    """Look within the text of ``msg`` too."""
+    return any(known in f"{key}{parsed[key]}".lower() for key in parsed for known in _CALL_IDS)
 
 
 def _read_message(message: str, serial: object) -> Report:

@@ -16,8 +16,12 @@ from cdrd.batch import QuarantinedReport, Waiting
 from cdrd.block import pack
 from cdrd.frame import PAYLOAD_BYTES, Broken, Frame, Framer, Lines
 from cdrd.record import NotARecord, make_records
-from cdrd.report import OtherEvent, ReleasedCall, Unreadable, read_reports
+from cdrd.report import OtherEvent, ReleasedCall, Unnamed, Unreadable, read_reports
 from cdrd.sender import Origin
+from cdrd.source import WEBHOOK
+
+MESSAGE: Final = "message"
+"""The name that a signed message without one is counted by."""
 
 MAX_EVENT_NAME_LENGTH: Final = 64
 MAX_EVENT_NAMES: Final = 100
@@ -151,7 +155,10 @@ class ReportStream:
         self._take_calls(calls, raws, received_at, mended=mended)
 
     def _take_rare(self, report: ReleasedCall | Unreadable, raw: str, received_at: str) -> None:
-        if isinstance(report, Unreadable):
+        if isinstance(report, Unnamed) and self.source == WEBHOOK:
+            # The PBX has signed it, so it is whole: such as the test message of its webhook's page.
+            self._totals.pass_over(MESSAGE)
+        elif isinstance(report, Unreadable):
             self._quarantine(broken_text(raw, report.reason), self.origin.name, received_at)
         else:
             self._take_calls([report], [raw], received_at, mended=True)

@@ -267,6 +267,26 @@ def test_a_webhook_is_taken_when_it_is_signed_and_else_403(tmp_path: Path) -> No
         _, stopped = daemon.stop()
     assert KEY not in daemon.text.decode()
     assert (stopped["stored"], stopped["received"]) == (3, 4)  # what is not signed is not received
+    assert (stopped["events"], stopped["quarantined"]) == ({"message": 1}, 0)
+    assert_accounted(stopped)
+
+
+def test_a_signed_message_that_may_tell_of_a_call_is_quarantined(tmp_path: Path) -> None:
+    (tmp_path / "webhook.key").write_text(f"{KEY}\n")
+    kept = [
+        b'{"call_id":"1.1"}',
+        b'{"sn":"1","msg":"{\\"call_id\\":\\"1.1\\"}"}',
+        b'{"type":30012,"msg":"hello"}',
+    ]
+    passed_over = [b'{"msg":"This is a test message from the PBX."}', b'{"type":30011,"msg":"{}"}']
+    with RunningDaemon(tmp_path, TABLES + WEBHOOK) as daemon:
+        port = http_port(daemon)
+        for body in kept + passed_over:
+            assert post(port, body, f"Content-Length: {len(body)}", signed(body))[0] == 200
+        found = [row["payload"] for row in rows(daemon.database, "SELECT * FROM quarantine")]
+        _, stopped = daemon.stop()
+    assert found == kept
+    assert stopped["events"] == {"message": 1, "30011": 1}
     assert_accounted(stopped)
 
 
