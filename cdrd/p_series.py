@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import aiohttp
+import orjson
 
 from cdrd.fetch import readings
 from cdrd.login_guard import LoginGuard
@@ -174,16 +175,25 @@ class PSeriesApi:
     async def _pages(
         self, path: str, query: Mapping[str, str]
     ) -> AsyncIterator[list[dict[str, Any]]]:
-        got = 0
+        """Hand out pages until one brings no row that was not there yet.
+
+        Where the PBX tells of more rows than it hands out, its pages repeat: Unreachable.
+        """
+        known: set[int] = set()
         for number in itertools.count(1):
             paged = {**query, "page": str(number), "page_size": str(self._page_rows)}
             answer = await self._get(path, paged)
-            page = _rows(answer)
-            if not page:
-                return
-            yield page
-            got += len(page)
-            if got == answer.get("total_number"):
+            page, total = _rows(answer), answer.get("total_number")
+            brought = {_mark(row) for row in page} - known
+            if brought:
+                known |= brought
+                yield page
+            elif page and isinstance(total, int) and len(known) < total:
+                raise Unreachable(
+                    f"{self.base} repeats its history after {len(known)} of {total} rows: ask for"
+                    " less time"
+                )
+            if not brought or len(known) == total:
                 return
 
     async def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
@@ -222,6 +232,14 @@ def _rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the list in an answer; the vendor's pages call it data."""
     rows = answer.get("data", next((v for v in answer.values() if isinstance(v, list)), []))
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _mark(row: Mapping[str, Any]) -> int:
+    """Tell a row from others; those that JSON cannot spell are no records, and told by their keys."""
+    try:
+        return hash(orjson.dumps(row))
+    except orjson.JSONEncodeError:
+        return hash(tuple(row))
 
 
 def errcode_of(answer: Mapping[str, Any]) -> int:

@@ -76,11 +76,40 @@ async def test_history_comes_in_pages_until_all_rows_have_come() -> None:
     assert {asked.agent for asked in pbx.asked} == {"OpenAPI"}
 
 
+def listed(*call_ids: str) -> Json:
+    return {**DONE, "cdr_list": [{**ROW, "call_id": call_id} for call_id in call_ids]}
+
+
 @pytest.mark.asyncio
-async def test_pages_end_at_an_empty_one_where_no_total_is_told() -> None:
-    whole: Json = {**DONE, "cdr_list": [ROW, ROW]}
-    _, pages = await searched({LIST: page(ROW), SEARCH: [whole, whole, {**DONE, "cdr_list": []}]})
-    assert pages == [[ROW, ROW], [ROW, ROW]]
+@pytest.mark.parametrize("last", [listed(), listed("3", "4"), listed("1", "4")])
+async def test_pages_end_where_one_brings_nothing_new(last: Json) -> None:
+    """A PBX may answer with its last page, or any other, to whichever is asked for."""
+    two = [listed("1", "2"), listed("3", "4")]
+    pbx, pages = await searched({LIST: page(ROW), SEARCH: [*two, last]})
+    assert [[row["call_id"] for row in rows] for rows in pages] == [["1", "2"], ["3", "4"]]
+    assert len(pbx.asked_for(SEARCH)) == 3
+
+
+@pytest.mark.asyncio
+async def test_pages_of_what_json_cannot_spell_end_too() -> None:
+    deep = b'{"data":[{"call_id":' + b"[" * 300 + b"]" * 300 + b"}]}"
+    pbx, pages = await searched({LIST: page(ROW), SEARCH: deep})
+    assert len(pages) == 1
+    assert len(pbx.asked_for(SEARCH)) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_page_that_moved_on_while_it_was_read_is_no_end() -> None:
+    pages_of_three = [page(ROW, {**ROW, "call_id": "2"}, total=3)]
+    pages_of_three += [page({**ROW, "call_id": "2"}, {**ROW, "call_id": "3"}, total=4), page()]
+    _, pages = await searched({LIST: page(ROW), SEARCH: [*pages_of_three]})
+    assert [[row["call_id"] for row in rows] for rows in pages] == [["1", "2"], ["2", "3"]]
+
+
+@pytest.mark.asyncio
+async def test_pages_that_repeat_before_all_rows_have_come_are_told() -> None:
+    with pytest.raises(Unreachable, match="repeats its history after 1 of 3 rows"):
+        await searched({LIST: page(ROW), SEARCH: page(ROW, total=3)})
 
 
 @pytest.mark.asyncio
