@@ -235,7 +235,7 @@ def _rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _mark(row: Mapping[str, Any]) -> int:
-    """Tell a row from others; those that JSON cannot spell are no records, and told by their keys."""
+    """Tell a row from others; what JSON cannot spell is no record, and told by its keys."""
     try:
         return hash(orjson.dumps(row))
     except orjson.JSONEncodeError:
