@@ -233,18 +233,21 @@ def _restore(
     return seqs, refused
 
 
-def _insert(rows: int) -> str:
+def _insert(count: int) -> str:
     width = len(CallRecord._fields)
     values = []
-    for row in range(rows):
+    for row in range(count):
         columns = ", ".join(f"?{row * width + column + 2}" for column in range(width))
         values.append(f"(?1 + {row}, {columns})")
-    # Only the identity may conflict in silence; any other fault of a row is an error.
+    # Only the identity may conflict in silence; any other fault of a row is an error. With FAIL it
+    # is the transaction that undoes it: to undo a statement alone, SQLite would copy each page that
+    # it changes into a file in /var/tmp, which was more than goes into the WAL.
     conflict = (
         "ON CONFLICT (started_at, call_id, identity) DO NOTHING "
         "ON CONFLICT (started_local, call_id, identity) WHERE identity < 0 DO NOTHING"
     )
-    return f"INSERT INTO call VALUES {', '.join(values)} {conflict}"  # noqa: S608 - no outside text
+    rows = ", ".join(values)
+    return f"INSERT OR FAIL INTO call VALUES {rows} {conflict}"  # noqa: S608 - no outside text
 
 
 _INSERT_MANY: Final = _insert(ROWS_A_STATEMENT)

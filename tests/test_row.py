@@ -1,5 +1,6 @@
 """A batch is committed whole or not at all, and one record is one row."""
 
+import re
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 from cdrd.batch import Batch, QuarantinedReport
+from cdrd.database import connect
 from cdrd.progress import (
     read_records,
 )
@@ -17,7 +19,7 @@ from cdrd.record import CallRecord, make_records
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.row import _SAME_RECORD
 from cdrd.store import Store
-from tests.committing import batch_of, calls, opened, rows
+from tests.committing import batch_of, calls, commit, opened, rows
 from tests.example import CALL, call, holding, varied
 
 IDENTITY = (
@@ -324,3 +326,18 @@ async def test_a_full_disk_stores_nothing_and_the_next_commit_all(store: Store) 
     assert rows(store.path, "SELECT count(*) FROM calls") == [(0,)]
     await store.run(lambda c: c.execute("PRAGMA max_page_count = 1000000").fetchall())
     assert len((await store.commit(batch, 0)).stored) == 50
+
+
+def test_a_commit_writes_nothing_but_the_wal(tmp_path: Path) -> None:
+    connection = connect(tmp_path / "cdr.sqlite3", "normal")
+    wal = tmp_path / "cdr.sqlite3-wal"
+    before, size = written_bytes(), wal.stat().st_size
+    commit(connection, batch_of(calls(0, 1000)))
+    assert written_bytes() - before == wal.stat().st_size - size > 1000 * len(CALL.raw)
+    connection.close()
+
+
+def written_bytes() -> int:
+    """Return how many bytes this thread has written, wherever to."""
+    io = Path("/proc/thread-self/io").read_text()
+    return int(re.findall(r"wchar: (\d+)", io)[0])
