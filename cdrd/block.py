@@ -5,7 +5,7 @@ one costs 6.2 us from its bytes to its line, and 8.0 us where it waits as an obj
 must stay true: a block holds exactly its records, in their order.
 """
 
-import pickle
+import marshal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -26,7 +26,7 @@ class Block:
     """Records that were taken into custody together."""
 
     count: int
-    columns: bytes  # their columns, record by record, pickled
+    columns: bytes  # their columns, record by record, marshalled
     tails: str  # of their log lines, a line each
     sample: tuple[tuple[int, CallRecord], ...]  # some of them, by their place
     mended: bool = False  # the JSON of each had to be
@@ -52,7 +52,7 @@ class Block:
 
 def pack(records: Sequence[CallRecord], *, plain: bool = False, mended: bool = False) -> Block:
     """Make a block of records; ``plain``: nothing in any field has to be escaped in JSON."""
-    columns = pickle.dumps(list(chain.from_iterable(records)), pickle.HIGHEST_PROTOCOL)
+    columns = marshal.dumps(list(chain.from_iterable(records)))  # a third less than pickle takes
     step = -(-len(records) // SAMPLE)
     sample = tuple(islice(enumerate(records), 0, None, step))
     return Block(len(records), columns, spell_tails(records, plain=plain), sample, mended)
@@ -60,7 +60,7 @@ def pack(records: Sequence[CallRecord], *, plain: bool = False, mended: bool = F
 
 def read_columns(columns: bytes) -> list[Any]:
     """Return the columns of a block's records, record by record."""
-    read: list[Any] = pickle.loads(columns)  # noqa: S301 - of our own making, in this run
+    read: list[Any] = marshal.loads(columns)  # noqa: S302 - of our own making, in this run
     return read
 
 
