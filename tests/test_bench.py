@@ -1,7 +1,11 @@
 """What the bench measures with: its loads, its sender, its runs and those it compares with."""
 
+import contextlib
+import sqlite3
 import threading
+from datetime import UTC
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from socket import create_server, socket
 from types import ModuleType
@@ -9,8 +13,11 @@ from types import ModuleType
 import orjson
 import pytest
 
+from cdrd.database import open_reader
+from cdrd.record import make_records
+from cdrd.report import read_reports
 from cdrd.simulate.reports import new_cdr, other_event
-from tests.bench import floor, goals, kinds, latency, peers, sender
+from tests.bench import floor, goals, grown_file, growth, idle, kinds, latency, peers, sender
 from tests.bench.contender import Contender, take_turns
 from tests.bench.load import DIALECT, STARTED, Load, blocks_of, render
 from tests.bench.peer_cdrd import Cdrd
@@ -157,6 +164,46 @@ def test_the_parsing_alone_is_of_every_event(tmp_path: Path) -> None:
 def test_a_lone_report_is_timed_until_it_is_visible() -> None:
     found = latency.measure(Cdrd, 1, background=1000)
     assert 0.1 < found.median <= found.high < latency.LOST_SECONDS * 1000
+
+
+# Growth and rest
+
+
+def test_a_grown_file_holds_what_cdrd_makes_of_each_rows_report(tmp_path: Path) -> None:
+    path = tmp_path / "cdr.sqlite3"
+    grown_file.make(path, 2500)
+    with contextlib.closing(open_reader(path)) as reader:
+        reader.row_factory = sqlite3.Row
+        rows = reader.execute("SELECT * FROM call ORDER BY seq").fetchall()
+    calls = list(read_reports(orjson.loads(row["raw"]) for row in rows))
+    raws = [row["raw"] for row in rows]
+    made = make_records(calls, raws, pbx="bench", zone=UTC, source="tcp", received_at="")  # type: ignore[arg-type]  # each of them is a call
+    assert [row["seq"] for row in rows] == list(range(1, 2501))
+    for row, record in zip(rows, made, strict=True):
+        expected = record._asdict()
+        for name in expected.keys() - {"identity", "received_at"}:
+            assert row[name] == expected[name], name
+    assert rows[-1]["started_at"] == "2023-11-13T11:10:56Z"
+
+
+def test_each_load_into_a_grown_file_adds_its_rows(tmp_path: Path) -> None:
+    grown = growth.Grown(tmp_path, 2000)
+    for times in (1, 2):
+        assert grown.run(Load(500), tmp_path).rate > 100
+        with contextlib.closing(open_reader(grown.database)) as reader:
+            (rows,) = reader.execute("SELECT count(*) FROM calls").fetchone()
+        assert rows == 2000 + times * 500
+    looks = dict(islice(grown.looks(), len(growth.QUERIES) + 1))
+    assert all(milliseconds > 0 for milliseconds in looks.values())
+    grown.command(growth.COMMANDS["cdrd export of a day"])
+    assert (grown.directory / "output.csv").read_bytes().startswith(b"seq,pbx,call_id,")
+
+
+def test_rest_is_measured_with_connections_that_say_nothing() -> None:
+    percent, mib = idle.cpu_at_rest(20, 0.5)
+    assert 0 <= percent < 100
+    assert mib > 20
+    assert idle.milliseconds_to_ready() > 10
 
 
 # Goals

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import goals, kinds, latency, peers, sender
+from tests.bench import goals, growth, idle, kinds, latency, peers, sender
 from tests.bench.contender import FAILURES, take_turns
 from tests.bench.goals import Goal
 from tests.bench.load import Load, render
@@ -43,7 +43,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="SECTION")
     parser.add_argument("--count", type=int, help="messages in a run (default: 300000)")
     parser.add_argument("--rounds", type=int, help="runs of each (default: 3); medians are told")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="files to add to, rising (default: 1000000 10000000; 50000000 need 30 GB)",
+    )
     arguments = parser.parse_args()
+    arguments.rows = arguments.rows or ([10_000, 100_000] if arguments.quick else [10**6, 10**7])
     arguments.count = arguments.count or (30_000 if arguments.quick else 300_000)
     arguments.rounds = arguments.rounds or (1 if arguments.quick else 3)
     return arguments
@@ -51,7 +59,7 @@ def parse() -> argparse.Namespace:
 
 def sections(arguments: argparse.Namespace, loads: Path) -> Mapping[str, Callable[[], Section]]:
     """Name the sections; each measures when it is called."""
-    load, rounds = Load(arguments.count), arguments.rounds
+    load, rounds, quick = Load(arguments.count), arguments.rounds, arguments.quick
 
     def beside() -> Section:
         compared = peers.side_by_side(load, loads)
@@ -68,7 +76,9 @@ def sections(arguments: argparse.Namespace, loads: Path) -> Mapping[str, Callabl
     return {
         "peers": beside,
         "loads": loaded,
-        "latency": lambda: latency.section(2 if arguments.quick else 15, tell),
+        "latency": lambda: latency.section(2 if quick else 15, tell),
+        "growth": lambda: growth.section(load, arguments.rows, rounds, loads, tell),
+        "idle": lambda: idle.section(5 if quick else 60, tell),
     }
 
 

@@ -29,8 +29,8 @@ BACKGROUND = 10_000 - PROBES_A_SECOND
 POLL_SECONDS = 0.0001
 LOST_SECONDS = 10.0
 WARM_UP = 50
-PROBED = 1_600_000_000
-"""The probes' calls begin long before those of the load beside them."""
+PROBED = 2_000_000_000
+"""The probes' calls begin after all others."""
 
 CDRD = "cdrd, FULL"
 PEERS: tuple[tuple[str, ModuleType, str], ...] = (
@@ -50,10 +50,14 @@ class Latency(NamedTuple):
 
 
 def measure(start: Start, seconds: float, background: int) -> Latency:
-    """Probe 100 times a second, beside so many other reports a second. Raises Failed."""
+    """Start a fresh server and probe it. Raises Failed."""
+    with tempfile.TemporaryDirectory(prefix="cdrd-bench-") as name, start(Path(name)) as server:
+        return probe(server, seconds, background)
+
+
+def probe(server: Server, seconds: float, background: int) -> Latency:
+    """Send 100 lone reports a second, beside so many others. Raises Failed."""
     with (
-        tempfile.TemporaryDirectory(prefix="cdrd-bench-") as name,
-        start(Path(name)) as server,
         _beside(server, background),
         contextlib.closing(server.reader()) as reader,
         socket.create_connection(("127.0.0.1", server.port)) as sock,
@@ -74,7 +78,7 @@ def _beside(server: Server, rate: int) -> Iterator[None]:
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as load:
         try:
             with contextlib.closing(server.reader()) as reader:
-                server.wait_for_rows(reader, rate)
+                server.wait_for_rows(reader, server.rows(reader) + rate)
             yield
         finally:
             load.kill()

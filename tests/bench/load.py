@@ -5,7 +5,7 @@ What is sent is rendered beforehand, so that the sender costs its receiver next 
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from cdrd.simulate.reports import ReportForms
@@ -27,12 +27,13 @@ class Load:
     """Bytes that a report is padded to; 0 leaves it at its some 310."""
     events: int = 0
     """Other events behind each report."""
+    started: int = STARTED
+    """When the first call began, Unix seconds."""
 
 
 def render(load: Load, directory: Path) -> Path:
     """Write the load to a file there, once, with its blocks beside it; return the file."""
-    name = f"{load.count}-{load.connections}-{load.delimiter}-{load.size}-{load.events}"
-    file = directory / f"load-{name}"
+    file = directory / "-".join(map(str, ("load", *astuple(load))))
     blocks_file = blocks_of(file)
     if blocks_file.exists():
         return file
@@ -52,7 +53,7 @@ def blocks_of(file: Path) -> Path:
 
 def _blocks(load: Load) -> Iterator[bytes]:
     """Whole reports, some 64 KiB in each block; at least one block for each connection."""
-    forms = ReportForms(DIALECT, load.delimiter, started=STARTED, events=load.events)
+    forms = ReportForms(DIALECT, load.delimiter, started=load.started, events=load.events)
     reports = BLOCK_BYTES // max(load.size, forms.size)
     step = max(1, min(reports, load.count // load.connections))
     for start in range(0, load.count, step):

@@ -46,6 +46,14 @@ class Cdrd(Server):
             time.sleep(0.005)
         raise Failed(f"it did not start: {self.output.read_text()}")
 
+    def wait_for_lines(self, event: str, number: int) -> None:
+        """Wait until the log has told of so many."""
+        wanted, deadline = f'"event":"{event}"'.encode(), time.monotonic() + START_SECONDS
+        while self.log.read_bytes().count(wanted) < number:
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise Failed(f"{number} x {event} was not logged")
+            time.sleep(0.05)
+
     def has_call(self, reader: sqlite3.Connection, started: int, call_id: str) -> bool:
         """Look it up by the index that cdrd has."""
         began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))

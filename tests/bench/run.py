@@ -33,8 +33,14 @@ def run(start: Start, load: Load, loads: Path) -> Run:
 
     `loads` is where rendered loads are kept. Raises Failed.
     """
+    with tempfile.TemporaryDirectory(prefix="cdrd-bench-") as name:
+        return run_in(Path(name), start, load, loads)
+
+
+def run_in(directory: Path, start: Start, load: Load, loads: Path) -> Run:
+    """Do the same in a directory that may hold a database with rows. Raises Failed."""
     file = render(load, loads)
-    with tempfile.TemporaryDirectory(prefix="cdrd-bench-") as name, start(Path(name)) as server:
+    with start(directory) as server:
         cpu = server.cpu_seconds()
         rate = _rate(server, load, file)
         cpu = server.cpu_seconds_at_rest() - cpu
@@ -44,12 +50,11 @@ def run(start: Start, load: Load, loads: Path) -> Run:
 
 
 def _rate(server: Server, load: Load, file: Path) -> float:
-    with (
-        contextlib.closing(server.reader()) as reader,
-        sender.sending(file, server.port, load.connections),
-    ):
-        early, began = server.wait_for_rows(reader, 1)
-        rows, ended = server.wait_for_rows(reader, load.count)
+    with contextlib.closing(server.reader()) as reader:
+        there = server.rows(reader)
+        with sender.sending(file, server.port, load.connections):
+            early, began = server.wait_for_rows(reader, there + 1)
+            rows, ended = server.wait_for_rows(reader, there + load.count)
     return (rows - early) / (ended - began) if rows > early else float("inf")
 
 

@@ -45,15 +45,16 @@ class Server:
     ) -> None:
         self.database, self.table, self.port = database, table, port
         self.output = directory / "output"
-        self._environment = {**os.environ, **(environment or {})}
-        with self.output.open("wb") as output, (stdout or self.output).open("ab") as out:
+        with contextlib.ExitStack() as files:
+            output = files.enter_context(self.output.open("wb"))
+            out = files.enter_context(stdout.open("wb")) if stdout else output
             self.process = subprocess.Popen(
                 list(map(str, command)),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=output,
                 cwd=directory,
-                env=self._environment,
+                env={**os.environ, **(environment or {})},
             )
 
     def __enter__(self) -> Self:
