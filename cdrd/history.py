@@ -184,7 +184,10 @@ class _Rows:
 
     def _is_row(self, line: bytes) -> bool:
         """Tell whether a line is a row by itself: then the quote before it was never closed."""
-        cells = next(csv.reader([line.decode()], delimiter=self._header.delimiter))
+        try:
+            cells = next(csv.reader([line.decode()], delimiter=self._header.delimiter))
+        except csv.Error:  # such as a carriage return within it
+            return False
         return len(cells) == len(self._header.keys)
 
     def _break(self, reason: str) -> Broken:

@@ -142,6 +142,12 @@ def test_a_quoted_cell_may_hold_line_breaks_and_delimiters() -> None:
     assert second.call_id == "1589299528.5"
 
 
+def test_a_quoted_cell_may_hold_line_breaks_that_are_none_outside_of_it() -> None:
+    history = History(HEADER + b"\n" + ROW.replace(b"966000001", b'"1\n\r2"'))
+    assert not history.reasons
+    assert [record.caller for record in history.batch.records] == ["1\n\r2"]
+
+
 BAD = {
     "too few cells": (ROW.rpartition(b",")[0], "13 cells, the first line names 14"),
     "too many cells": (ROW + b",", "15 cells, the first line names 14"),
