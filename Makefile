@@ -74,6 +74,7 @@ servers:
 	$(call server,soffice,libreoffice-calc-nogui)
 	$(call server,sqlite3,sqlite3)
 	$(call server,strace,strace)
+	$(call server,strace,strace)
 
 # What the bench compares with. Debian's syslog-ng and rsyslog exclude each other and would run as
 # services, so they are unpacked, not installed; what cannot be had is left out of the comparison.

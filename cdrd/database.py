@@ -4,6 +4,7 @@ The rule that must stay true: a setting that was promised is read back, and a fi
 is left as it is.
 """
 
+import contextlib
 import os
 import sqlite3
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ def connect(path: Path, durability: str) -> WriterConnection:
     """Open or create the database for its one writer. Raises sqlite3.Error and NotOurDatabase."""
     # SQLite gives the WAL the mode of the database: the group may read, others may not.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    _read_wal_from_disk(path)
     connection = sqlite3.connect(
         path, isolation_level=None, cached_statements=32, factory=WriterConnection
     )
@@ -64,6 +66,24 @@ def connect(path: Path, durability: str) -> WriterConnection:
         connection.close()
         raise
     return connection
+
+
+def _read_wal_from_disk(path: Path) -> None:
+    """Let what SQLite finds in the WAL be what the disk holds. Raises OSError.
+
+    It takes each whole transaction there for committed: one too that was written and not synced
+    when its process was killed, and one whose sync has failed, of which the kernel goes on showing
+    what it could not write. Their rows would be told and be gone after a loss of power, with all
+    that was committed behind them. A process that goes on after a failed sync needs nothing of it:
+    SQLite writes all of the transaction again.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(wal)
+            os.posix_fadvise(wal, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(wal)
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

@@ -1,6 +1,7 @@
 """The settings that were promised are in force, and readers of the group can read."""
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cdrd.database import WAL_LIMIT_BYTES, open_reader, wal_reset_bug
+from cdrd.database import WAL_LIMIT_BYTES, connect, open_reader, wal_reset_bug
 from cdrd.schema import APPLICATION_ID, PAGE_BYTES, VERSION
 from cdrd.store import Store
 from tests.committing import batch_of, calls, opened
@@ -149,3 +150,19 @@ def test_the_versions_that_can_corrupt_a_wal_are_known(
     version: tuple[int, int, int], *, has_bug: bool
 ) -> None:
     assert wal_reset_bug(version) is has_bug
+
+
+def test_what_the_wal_holds_is_read_from_the_disk_and_not_from_memory(tmp_path: Path) -> None:
+    """What was written and never synced, or in vain, is no committed row."""
+    database = tmp_path / "cdr.sqlite3"
+    writer = connect(database, "full")
+    with contextlib.closing(open_reader(database)):
+        writer.close()  # not the last to close, so the WAL stays
+    trace = tmp_path / "trace"
+    calls = "trace=fdatasync,fadvise64,pread64"
+    command = ["strace", "-f", "-o", trace, "-e", calls, "-P", f"{database}-wal"]
+    opening = f"from cdrd.database import *; connect(Path({str(database)!r}), 'full')"
+    subprocess.run([*command, sys.executable, "-c", opening], check=True)
+    done = [line.split()[1].partition("(")[0] for line in trace.read_text().splitlines()]
+    assert done[:3] == ["fdatasync", "fadvise64", "pread64"]
+    assert "POSIX_FADV_DONTNEED" in trace.read_text()
