@@ -160,7 +160,7 @@ def test_what_the_wal_holds_is_read_from_the_disk_and_not_from_memory(tmp_path: 
         writer.close()  # not the last to close, so the WAL stays
     trace = tmp_path / "trace"
     calls = "trace=fdatasync,fadvise64,pread64"
-    command = ["strace", "-f", "-o", trace, "-e", calls, "-P", f"{database}-wal"]
+    command: list[str | Path] = ["strace", "-f", "-o", trace, "-e", calls, "-P", f"{database}-wal"]
     opening = f"from cdrd.database import *; connect(Path({str(database)!r}), 'full')"
     subprocess.run([*command, sys.executable, "-c", opening], check=True)
     done = [line.split()[1].partition("(")[0] for line in trace.read_text().splitlines()]
