@@ -8,6 +8,7 @@ peer and its bytes.
 import asyncio
 import sqlite3
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -30,13 +31,19 @@ class Drainer:
         writer: Writer,
         log: Logger,
         numbers: str,
-        look_seconds: float = LOOK_SECONDS,
+        *,
+        reopened: Callable[[], None],
+        look_seconds: float,
     ) -> None:
-        """Take who writes; ``numbers``: how subscriber numbers appear in the log."""
+        """Take who writes; ``numbers``: how subscriber numbers appear in the log.
+
+        ``reopened`` is called when the database may be another one, before that stores anything.
+        """
         self._store = store
         self._writer = writer
         self._log = log
         self._numbers = numbers
+        self._reopened = reopened
         self._look_seconds = look_seconds
         self._seen: object = None  # the files as they were at the last look, which was in vain
 
@@ -64,13 +71,17 @@ class Drainer:
     async def _take_up(self) -> None:
         await self._writer.calls.take_up(self._numbers)
 
+    async def _take_up_anew(self) -> None:
+        self._reopened()
+        await self._take_up()
+
     async def _reopen(self) -> None:
         """Open the database anew if its files have changed since the last look, and are whole."""
         files = await asyncio.to_thread(_stamp, self._store.path)
         if files == self._seen:
             return
         try:
-            await self._store.reopen(self._take_up)
+            await self._store.reopen(self._take_up_anew)
         except sqlite3.OperationalError:
             return  # not there, or locked by who repairs it
         except (sqlite3.Error, StoreUnusable) as error:

@@ -182,6 +182,14 @@ class GapFollower:
         self._usual = max(self._usual, self._connections)
         self._due.set()
 
+    def reopened(self) -> None:
+        """Take note that the database may be an older one: what nothing was missing until is its.
+
+        Before it stores anything, and nothing is noted in it until it was asked.
+        """
+        self._complete_until = None
+        self._due.set()
+
     async def run(self) -> None:
         """Fill each gap once it has ended, until cancelled."""
         try:
@@ -243,8 +251,10 @@ class GapFollower:
         """Return up to when nothing is missing: at the very first start, up to then."""
         if self._complete_until is None:
             found = await self._store.run(read_complete_until, self.pbx)
-            self._fetched_until = self._complete_until = now if found is None else found
-            await self._move_on(self._complete_until)
+            complete_until = now if found is None else found
+            self._fetched_until = self._complete_until = complete_until
+            await self._move_on(complete_until)
+            return complete_until
         return self._complete_until
 
     async def _fetch(self, now: float, counts: Counts) -> None:
@@ -267,7 +277,9 @@ class GapFollower:
 
     async def _move_on(self, instant: float) -> None:
         """Remember up to when nothing is missing: now at most, should our clock have been ahead."""
-        self._complete_until = min(max(self._complete_until or instant, instant), self._clock())
+        if self._complete_until is None:
+            return
+        self._complete_until = min(max(self._complete_until, instant), self._clock())
         await self._store.run(set_complete_until, self.pbx, self._complete_until)
 
     def _say_filled(self, start: float, now: float, counts: Counts) -> None:

@@ -108,6 +108,12 @@ class Pbxs:
         if link is not None and link.follower is not None:
             link.follower.mended()
 
+    def reopened(self) -> None:
+        """Take note that the database may be an older one, before it stores anything."""
+        for link in self._links.values():
+            if link.follower is not None:
+                link.follower.reopened()
+
     @property
     def held(self) -> dict[str, bool]:
         """For each PBX that we connect to, whether it is connected."""

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from cdrd import purge
+from cdrd import drain, purge
 from cdrd.background import Background
 from cdrd.batch import Waiting
 from cdrd.beside import Beside
@@ -28,7 +28,6 @@ from cdrd.config import (
 )
 from cdrd.control import remove_control, serve_control
 from cdrd.door import Door, entrances
-from cdrd.drain import Drainer
 from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
 from cdrd.http_listen import ANSWER_SECONDS, Bounds, HttpConnections
@@ -138,7 +137,14 @@ class Service:
             room_made=self._intake.room_made,
         )
         self._intake.feed(self.writer)
-        self._drainer = Drainer(store, self.writer, log, config.log.numbers)
+        self._drainer = drain.Drainer(
+            store,
+            self.writer,
+            log,
+            config.log.numbers,
+            reopened=self._reopened,
+            look_seconds=drain.LOOK_SECONDS,
+        )
         self._pbxs = Pbxs(
             config_path,
             store=store,
@@ -278,6 +284,9 @@ class Service:
         self._intake.idle_timeout = config.tcp.idle_timeout
         self.writer.grouping = config.batch
         set_level(self._lines, config.log.level)
+
+    def _reopened(self) -> None:
+        self._pbxs.reopened()
 
     async def _keep_age(self) -> None:
         await purge.keep_age(self._store, self._log, lambda: self._config.database.max_age_days)

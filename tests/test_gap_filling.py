@@ -4,6 +4,8 @@ The PBX plays on while the line is cut or the daemon is dead, and keeps its hist
 does; what counts is what the database holds once the gap is filled.
 """
 
+import os
+import signal
 import socket
 import sys
 import threading
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests import quick_serve
+from tests.damage import damage, drop_wal, put_back
 from tests.running import (
     RunningDaemon,
     assert_accounted,
@@ -102,6 +105,32 @@ def test_what_is_played_while_the_line_is_cut_is_fetched(tmp_path: Path, kind: s
     assert_accounted(stopped)
     assert stopped["stored"] == CALLS - len(fetched)
     assert_each_row_is_logged(daemon.database, daemon.found("call_released"))
+
+
+def test_what_an_older_backup_lacks_is_fetched_without_a_restart(tmp_path: Path) -> None:
+    play = ("--count", f"{CALLS}", "--rate", "60")
+    with SimulatedPbx(*play) as pbx:
+        settings, copy = tables(tmp_path, pbx), tmp_path / "backup.sqlite3"
+        with running(tmp_path, settings) as daemon:
+            wait_for_each(daemon, 10)
+            assert cdrd("backup", "--db", daemon.database, copy).returncode == 0
+            wait_for_each(daemon, CALLS)
+            daemon.stop()
+        drop_wal(daemon.database)
+        with running(tmp_path, settings) as daemon:
+            daemon.wait_for("gap_filled")
+            again = rows(daemon.database)[0]["raw"].encode()
+            damage(daemon.database)
+            os.kill(daemon.storing_process(), signal.SIGKILL)  # what is in memory is not damaged
+            send(daemon.port, again + b"\n")
+            daemon.wait_for("database_damaged")
+            put_back(copy, daemon.database)
+            daemon.wait_for("database_reopened")
+            known = {row["call_id"] for row in rows(copy)}
+            wait_for_each(daemon, CALLS, known)
+            wait_until_told(daemon)
+            assert len(assert_each_call_is_one_row(daemon, pbx)) == CALLS - len(known)
+            assert_accounted(daemon.stop()[1])
 
 
 def test_what_is_played_while_the_daemon_is_dead_is_fetched(tmp_path: Path) -> None:

@@ -194,6 +194,23 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         transport.close()
 
 
+@pytest.mark.asyncio
+async def test_a_fetch_under_way_makes_nothing_of_an_older_database_complete(bench: Bench) -> None:
+    """It was put back while the PBX was asked for a window: its own word is taken, and no other."""
+    pbx = CsvPbx()
+    await bench.store.run(set_complete_until, "hq", NOON - 3600)
+    pbx.may_answer.clear()
+    async with bench.following(pbx) as follower:
+        await windows_of(pbx)
+        await bench.store.run(set_complete_until, "hq", NOON - 5 * DAY)
+        follower.reopened()
+        pbx.may_answer.set()
+        await bench.logged("gap_filled")
+        filled = await bench.logged("gap_filled")
+        assert await bench.complete_until() == NOON
+    assert filled["since"] == "2024-02-24T12:00:00Z"
+
+
 async def windows_of(pbx: CsvPbx, number: int = 1) -> list[tuple[datetime, datetime]]:
     """Wait until so many windows were asked for; return them."""
     return [await asyncio.wait_for(pbx.asked.get(), SOON) for _ in range(number)]

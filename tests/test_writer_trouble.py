@@ -45,7 +45,14 @@ class TroubledBench(Bench):
         return damage(self.store.path)
 
     def drainer(self, writer: Writer) -> Drainer:
-        return Drainer(self.store, writer, make_logger(self.lines), "full", look_seconds=0.01)
+        return Drainer(
+            self.store,
+            writer,
+            make_logger(self.lines),
+            "full",
+            reopened=lambda: None,
+            look_seconds=0.01,
+        )
 
     @property
     def quarantined(self) -> int:
