@@ -48,7 +48,7 @@ class Beside:
             raise RequestRefused("this daemon does not know the request: is it an older version?")
         try:
             return await kinds[asked](request)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:  # the latter: a number beyond 64 bits
             raise RequestRefused(f"the database: {error}") from error
         except (handover.Unfit, leg_request.NotAnArrival, purge.NotAPurge) as error:
             raise RequestRefused(str(error)) from error

@@ -13,6 +13,7 @@ import orjson
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall
 from cdrd.frame import KIB
 from cdrd.record import CallRecord
+from cdrd.restore import MAX_SEQ
 
 REQUEST_BYTES: Final = 512 * KIB
 """About how large a request becomes: some 700 records."""
@@ -59,6 +60,8 @@ def read_request(request: Request) -> Batch:
     batch = Batch()
     batch.add(*(CallRecord(*row) for row in _checked(request, "records", _RECORD)))
     for seq, local_told, *row in _checked(request, "restored", _RESTORED):
+        if not 1 <= seq <= MAX_SEQ:
+            raise Unfit(f"seq {seq}, which no row can have")
         batch.add_restored(RestoredCall(seq, CallRecord(*row), local_told))
     for row in _checked(request, "quarantined", _QUARANTINED):
         report = QuarantinedReport(*row)

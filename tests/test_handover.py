@@ -84,6 +84,8 @@ def request(**changes: Any) -> dict[str, Any]:
         {"restored": [list(CALL)]},
         {"restored": [[7, 1, *CALL]]},
         {"restored": [[True, True, *CALL]]},
+        {"restored": [[0, True, *CALL]]},
+        {"restored": [[2**53, True, *CALL]]},
         {"quarantined": [["now", "hq", "file", "import", "none", "no Base64!", 7]]},
         {"quarantined": [["now", "hq", "file", "import", "none", "", "7"]]},
     ],

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdrd.batch import Batch, QuarantinedReport
+from cdrd.control import RequestRefused, ask_daemon
 from cdrd.leg_store import Arrival, store_legs
 from cdrd.purge import (
     STEP_ROWS,
@@ -228,6 +229,16 @@ def test_beside_a_running_daemon_that_goes_on_storing(tmp_path: Path) -> None:
         assert "0 calls, 0 quarantined reports deleted" in again.stderr
         _, stopped = daemon.stop()
     assert_accounted(stopped)
+
+
+def test_a_number_that_the_database_cannot_hold_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path) as daemon:
+        daemon.wait_for("ready")
+        request = make_request(Purge("2018-01-01T00:00:00Z"), "call", Place("", 2**63))
+        with pytest.raises(RequestRefused, match=r"^the database: .* too large"):
+            ask_daemon(daemon.database, request)
+        daemon.stop()
+        assert not daemon.found("fault_caught")
 
 
 def test_without_a_daemon_and_by_pbx(tmp_path: Path) -> None:
