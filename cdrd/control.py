@@ -32,6 +32,10 @@ class RequestRefused(Exception):
     """The daemon could not do what was asked; the text says why."""
 
 
+class _NoRequest(Exception):
+    """What was sent is no JSON object."""
+
+
 @contextlib.contextmanager
 def _reachable(database: Path) -> Iterator[str]:
     """Give a name of the socket that fits a Unix address, whose limit is 107 bytes."""
@@ -59,7 +63,7 @@ async def serve_control(database: Path, work: Work) -> asyncio.Server:
             ConnectionError,
             asyncio.IncompleteReadError,
             asyncio.LimitOverrunError,
-            ValueError,
+            _NoRequest,
         ):
             pass  # whoever asked has gone, or asked nothing that can be read: nothing was done
         finally:
@@ -69,10 +73,13 @@ async def serve_control(database: Path, work: Work) -> asyncio.Server:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """Parse a request. Raises ValueError."""
-    request = orjson.loads(line)
+    """Parse a request. Raises _NoRequest."""
+    try:
+        request = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _NoRequest from error
     if not isinstance(request, dict):
-        raise ValueError("a request is a JSON object")  # noqa: TRY004 - as what is no JSON
+        raise _NoRequest
     return request
 
 

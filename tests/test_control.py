@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import stat
@@ -194,9 +195,10 @@ async def test_a_daemon_that_ends_without_an_answer_is_told(database: Path) -> N
 
 
 @pytest.mark.asyncio
-async def test_a_fault_in_the_work_hangs_up_and_is_told(database: Path) -> None:
+@pytest.mark.parametrize("fault", [OverflowError("ours"), ValueError("ours")])
+async def test_a_fault_in_the_work_hangs_up_and_is_told(database: Path, fault: Exception) -> None:
     async def fail(_: dict[str, Any]) -> Answer:
-        raise OverflowError("a fault of ours")
+        raise fault
 
     told: list[object] = []
     asyncio.get_running_loop().set_exception_handler(
@@ -206,6 +208,8 @@ async def test_a_fault_in_the_work_hangs_up_and_is_told(database: Path) -> None:
     with pytest.raises(RequestRefused, match="without an answer"):
         await ask(database, {})
     server.close()
+    gc.collect()  # asyncio tells of a task's fault when it lets go of the task
+    assert told == [fault]
     asyncio.get_running_loop().set_exception_handler(None)
 
 
