@@ -172,10 +172,15 @@ class RunningDaemon:
         wanted = {"event": event} | fields
         return [line for line in list(self.lines) if wanted.items() <= line.items()]
 
-    def wait_for(self, event: str, *, times: int = 1, **fields: object) -> Line:
-        """Wait until an event with these fields was logged so many times; return that line."""
+    def wait_for(
+        self, event: str, *, times: int = 1, within: float = DEADLINE_SECONDS, **fields: object
+    ) -> Line:
+        """Wait until an event with these fields was logged so many times; return that line.
+
+        ``within``: seconds.
+        """
         position, seen = 0, 0
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = time.monotonic() + within
         wanted = {"event": event} | fields
         with self._changed:
             while True:

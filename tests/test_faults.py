@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults.gaps import cut_line, kill_under_posts, stop_hearing
 from tests.faults.kills import kill_under_load
 from tests.faults.soak import soak
 from tests.faults.storms import (
@@ -60,3 +61,18 @@ def test_churn_on_all_ways_in_loses_nothing_and_doubles_nothing() -> None:
     outcome = soak(8)
     assert (outcome.lost, outcome.doubled) == (0, 0)
     assert outcome.sent > 2000
+
+
+def test_a_line_that_is_cut_under_traffic_loses_nothing_that_the_history_has() -> None:
+    outcome = cut_line(1)
+    assert (outcome.lost, outcome.doubled, outcome.broken) == (0, 0, ())
+
+
+def test_a_daemon_that_is_dead_under_traffic_loses_nothing_that_the_history_has() -> None:
+    outcome = stop_hearing(1)
+    assert (outcome.lost, outcome.doubled, outcome.broken) == (0, 0, ())
+
+
+def test_a_kill_under_posts_loses_nothing_that_is_posted_again() -> None:
+    outcome = kill_under_posts(3)
+    assert (outcome.sent, outcome.lost, outcome.doubled) == (600, 0, 0)
