@@ -51,12 +51,11 @@ def connect(path: Path, durability: str) -> WriterConnection:
         path, isolation_level=None, cached_statements=32, factory=WriterConnection
     )
     try:
-        check_schema(connection)  # before anything is changed
+        is_new = not check_schema(connection)  # before anything is changed
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")  # before journal_mode
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        connection.execute(
-            "PRAGMA auto_vacuum = INCREMENTAL"
-        )  # only ever set before the first table
+        if is_new:  # it writes, each time, and takes effect before the first table alone
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         _set(connection, "journal_mode", "wal")
         _set(connection, "synchronous", SYNCHRONOUS[durability])
         _set(connection, "wal_autocheckpoint", 0)

@@ -211,6 +211,23 @@ def test_a_full_disk_is_waited_for_and_loses_nothing(tmp_path: Path) -> None:
     assert_each_row_is_logged(copy / "cdr.sqlite3", logged)
 
 
+def test_a_daemon_starts_on_a_full_disk_and_waits_for_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as (disk, inside):
+        with RunningDaemon(disk, inside=inside) as daemon:
+            send(daemon.port, calls(*range(10)))
+            daemon.wait_for_calls(10)
+            assert daemon.stop()[0] == 0
+        fill(disk / "filler")
+        with RunningDaemon(disk, inside=inside) as daemon:
+            send(daemon.port, calls(*range(10, 20)))
+            daemon.wait_for("commit_failed")
+            (disk / "filler").unlink()
+            daemon.wait_for("commit_recovered")
+            daemon.wait_for_calls(10)
+            status, stopped = daemon.stop()
+    assert (status, stopped["stored"]) == (0, 10)
+
+
 def fill(file: Path) -> None:
     """Take all the room that the disk has left."""
     with file.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
