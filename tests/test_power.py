@@ -3,6 +3,7 @@
 from tests.faults.power import (
     NORMAL,
     Losses,
+    lose_power_behind_a_kill,
     lose_power_under_load,
     lose_power_while_files_are_made,
     lose_power_while_spooling,
@@ -22,6 +23,10 @@ def test_with_normal_durability_calls_are_found_missing() -> None:
     losses = lose_power_under_load(1, calls=100, durability=NORMAL)
     assert losses.missing >= 100
     assert losses.broken == ()
+
+
+def test_what_is_told_behind_a_killed_run_outlasts_a_loss_of_power() -> None:
+    assert_kept(lose_power_behind_a_kill(1))
 
 
 def test_what_is_spooled_behind_a_killed_run_outlasts_a_loss_of_power() -> None:

@@ -117,6 +117,26 @@ def lose_power_at_the_first_start(times: int, *, seed: int = 1) -> Losses:
     return lose_power_under_load(times, calls=1, seed=seed)
 
 
+def lose_power_behind_a_kill(times: int, *, seed: int = 1) -> Losses:
+    """When a run has told what an earlier one had written and, killed, had not synced."""
+    losses = Losses()
+    with recording(lambda directory: _store(directory, HQ, ("127.0.0.1",))) as recorder:
+        config, captured = recorder.directory / "config.toml", recorder.directory / "captured"
+        captured.write_bytes(b"".join(map(call, range(STORED, 2 * STORED))))
+        import_calls = ("import", "calls", "-c", config, "--pbx", "hq", captured)
+        recorder.run(*import_calls, kill="fdatasync:when=2")  # the first one is the start's
+        assert recorder.is_unsynced("cdr.sqlite3-wal"), "the kill came behind the rows' sync"
+        captured.unlink()
+        with recorder.daemon() as daemon:
+            daemon.wait_for_calls(STORED)
+            daemon.kill()
+        for moment in recorder.moments(times, seed):
+            told = moment.told.calls
+            stored = start_again(moment, losses, logged_before=STORED)
+            losses.count(len(told), len(logged_but_missing(stored, told)), moment)
+    return losses
+
+
 def lose_power_while_spooling(times: int, *, seed: int = 1) -> Losses:
     """While the spool takes what a damaged database cannot, and a killed run has begun it."""
     losses = Losses()
@@ -181,8 +201,8 @@ def lose_power_while_files_are_made(times: int, *, seed: int = 1) -> list[str]:
         for place, command in enumerate(FILES):
             new, replaced = f"new-{place}.csv", f"replaced-{place}.csv"
             source = ("--db", directory / "cdr.sqlite3")
-            recorder.run("-m", "cdrd", *command, directory / new, *source)
-            recorder.run("-m", "cdrd", *command, directory / replaced, *source, "--force")
+            recorder.run(*command, directory / new, *source)
+            recorder.run(*command, directory / replaced, *source, "--force")
             allowed[new] = None, (directory / new).read_bytes()
             allowed[replaced] = REPLACED, (directory / replaced).read_bytes()
         return [
@@ -297,7 +317,8 @@ def start_again(
 _SHARES: dict[Callable[[int], Losses], int] = {
     lose_power_under_load: 50,
     lose_power_at_the_first_start: 10,
-    lose_power_while_spooling: 15,
+    lose_power_behind_a_kill: 5,
+    lose_power_while_spooling: 10,
     lose_power_while_draining: 15,
     lose_power_in_a_purge: 10,
 }

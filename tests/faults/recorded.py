@@ -5,6 +5,7 @@ them are those that are there in the end, or it says nothing.
 """
 
 import random
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -69,11 +70,18 @@ class Recorder:
         """Start ``cdrd serve``."""
         return RunningDaemon(self.directory, tables, inside=self._tracing())
 
-    def run(self, *arguments: str | Path) -> None:
-        """Run Python with these arguments to its end."""
-        program = [*self._tracing(), sys.executable, *map(str, arguments)]
+    def run(self, *arguments: str | Path, kill: str = "") -> None:
+        """Run a command of cdrd to its end, or until a call that kills it."""
+        program = [*self._tracing(kill), sys.executable, "-m", "cdrd", *map(str, arguments)]
         done = subprocess.run(program, capture_output=True, timeout=DEADLINE_SECONDS, check=False)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == (-signal.SIGKILL if kill else 0), done.stderr
+
+    def is_unsynced(self, name: str) -> bool:
+        """Tell whether a file has by now what a loss of power could take."""
+        disk = self._disk()
+        for step in self._steps():
+            _take(step, disk, Told())
+        return disk.synced()[name] != disk.contents()[name]
 
     def moments(self, number: int, seed: int) -> Iterator[Moment]:
         """Lose the power at so many moments of all that was done.
@@ -92,9 +100,9 @@ class Recorder:
                 _take(steps[place], disk, told)
         yield Moment(disk.synced(), told, 1.0)
 
-    def _tracing(self) -> list[str]:
+    def _tracing(self, kill: str = "") -> list[str]:
         self._traces.append(self._workspace / f"trace-{len(self._traces)}")
-        return tracing(self._traces[-1])
+        return tracing(self._traces[-1], kill)
 
     def _steps(self) -> list[Step]:
         steps = [step for trace in self._traces for step in read_trace(trace, self.directory)]
