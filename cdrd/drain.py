@@ -17,6 +17,7 @@ from cdrd.database import is_damage
 from cdrd.log import Logger
 from cdrd.spool import Piece
 from cdrd.store import Store, StoreUnusable
+from cdrd.sync import sync
 from cdrd.writer import Writer
 
 LOOK_SECONDS: Final = 10.0
@@ -103,7 +104,7 @@ class Drainer:
                 return
             while True:
                 piece = await asyncio.to_thread(spool.read, begin, line)
-                if piece.next_byte == begin and await asyncio.to_thread(spool.remove, begin):
+                if piece.next_byte == begin and await asyncio.to_thread(self._remove, begin):
                     break
                 counts.update(await self._commit(piece))
                 begin, line = piece.next_byte, piece.next_line
@@ -118,6 +119,14 @@ class Drainer:
                 quarantined=counts["quarantined"],
                 damaged=counts["damaged"],
             )
+
+    def _remove(self, end: int) -> bool:
+        """Remove the spool once its rows are as durable as its lines; tell whether that was all.
+
+        With ``normal`` durability a commit is not synced. A checkpoint is.
+        """
+        sync(Path(f"{self._store.path}-wal"))
+        return self._writer.spool.remove(end)
 
     async def _commit(self, piece: Piece) -> dict[str, int]:
         for place, why in piece.damaged:

@@ -4,6 +4,7 @@ from tests.faults.power import (
     NORMAL,
     Losses,
     lose_power_behind_a_kill,
+    lose_power_draining_with_normal,
     lose_power_under_load,
     lose_power_while_files_are_made,
     lose_power_while_spooling,
@@ -27,6 +28,10 @@ def test_with_normal_durability_calls_are_found_missing() -> None:
 
 def test_what_is_told_behind_a_killed_run_outlasts_a_loss_of_power() -> None:
     assert_kept(lose_power_behind_a_kill(1))
+
+
+def test_what_was_spooled_outlasts_a_loss_of_power_with_normal_durability_too() -> None:
+    assert_kept(lose_power_draining_with_normal(1))
 
 
 def test_what_is_spooled_behind_a_killed_run_outlasts_a_loss_of_power() -> None:

@@ -169,6 +169,11 @@ def lose_power_while_draining(times: int, *, durability: str = "", seed: int = 1
     return losses
 
 
+def lose_power_draining_with_normal(times: int) -> Losses:
+    """While rows are not durable at once: what the spool has held was, and stays so."""
+    return lose_power_while_draining(times, durability=NORMAL)
+
+
 def lose_power_in_a_purge(times: int, *, seed: int = 1) -> Losses:
     """While the calls of one PBX are deleted, and another one's come."""
     losses = Losses()
@@ -319,7 +324,8 @@ _SHARES: dict[Callable[[int], Losses], int] = {
     lose_power_at_the_first_start: 10,
     lose_power_behind_a_kill: 5,
     lose_power_while_spooling: 10,
-    lose_power_while_draining: 15,
+    lose_power_while_draining: 10,
+    lose_power_draining_with_normal: 5,
     lose_power_in_a_purge: 10,
 }
 """Of a hundred losses."""
