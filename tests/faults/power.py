@@ -121,12 +121,12 @@ def lose_power_behind_a_kill(times: int, *, seed: int = 1) -> Losses:
     """When a run has told what an earlier one had written and, killed, had not synced."""
     losses = Losses()
     with recording(lambda directory: _store(directory, HQ, ("127.0.0.1",))) as recorder:
-        config, captured = recorder.directory / "config.toml", recorder.directory / "captured"
+        config = recorder.directory / "config.toml"
+        captured = recorder.directory.parent / "captured"
         captured.write_bytes(b"".join(map(call, range(STORED, 2 * STORED))))
         import_calls = ("import", "calls", "-c", config, "--pbx", "hq", captured)
         recorder.run(*import_calls, kill="fdatasync:when=2")  # the first one is the start's
         assert recorder.is_unsynced("cdr.sqlite3-wal"), "the kill came behind the rows' sync"
-        captured.unlink()
         with recorder.daemon() as daemon:
             daemon.wait_for_calls(STORED)
             daemon.kill()
