@@ -263,8 +263,7 @@ class HttpConnection(asyncio.Protocol):
         self._peer_ended = True
         if self._request is None and self._reader.pending:
             self._go_on()
-        over_tls = self.transport.get_extra_info("sslcontext") is not None
-        return self._request is not None and not over_tls  # there it ends both ways
+        return self._request is not None
 
     def pause_writing(self) -> None:
         """Drop a peer that sends on and on and reads no answer."""
@@ -436,7 +435,7 @@ class HttpConnection(asyncio.Protocol):
         self._connections.release(self)
         self._enter(_State.ENDING)
         transport = self.transport
-        if self._peer_ended or not transport.can_write_eof():
+        if self._peer_ended:
             transport.close()
         elif not transport.is_closing():
             transport.write_eof()

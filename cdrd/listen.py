@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import Final, cast
 
@@ -19,12 +19,10 @@ from cdrd.kept import Passed
 from cdrd.log import Logger
 from cdrd.sender import Origin, Sender, origin_of
 from cdrd.source import TCP
+from cdrd.tls_connection import TlsConnection
 
 ACCEPT_SECONDS: Final = 1.0
 BACKLOG: Final = 4096
-HANDSHAKE_SECONDS: Final = 10.0
-GOODBYE_SECONDS: Final = 1.0
-"""How long we wait, at a close over TLS, for the peer to say that it closes too."""
 
 
 class Listener:
@@ -45,6 +43,9 @@ class Listener:
         self.refused = 0
         self._last_refused = ""
         self._refusal = RateLimited(self._say_refused)
+        self.handshakes: set[TlsConnection] = set()
+        self._failed = ("", "", "")
+        self._failure = RateLimited(self._say_failed)
 
     def accept(self, adopted: Adopted | None = None) -> "AcceptedConnection":
         """Make what receives a connection of ``[tcp] listen``."""
@@ -70,22 +71,16 @@ class Listener:
         bound. Raises OSError.
         """
         loop = asyncio.get_running_loop()
-        listen: Callable[..., Awaitable[asyncio.Server]] = partial(
-            loop.create_server,
-            accept,
-            backlog=BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=HANDSHAKE_SECONDS if self._tls else None,
-            ssl_shutdown_timeout=GOODBYE_SECONDS if self._tls else None,
-        )
+        if self._tls is not None:
+            accept = partial(TlsConnection, self._tls, accept, self)
         ports: list[int] = []
         for place in passed or addresses:
             if isinstance(place, socket.socket):
-                server = await listen(sock=place)
+                server = await loop.create_server(accept, sock=place, backlog=BACKLOG)
             else:
                 host, port = parse_address(place)
                 try:
-                    server = await listen(host, port)
+                    server = await loop.create_server(accept, host, port, backlog=BACKLOG)
                 except UnicodeError as error:
                     raise OSError(f"{place}: {host!r} is no host name: {error}") from error
             self._servers.append(server)
@@ -98,21 +93,26 @@ class Listener:
         return ports
 
     async def drain(self) -> None:
-        """Accept, within a bound of time, whoever the kernel has already said yes to."""
+        """Accept, within a bound of time, whoever the kernel has already said yes to.
+
+        Whose handshake is here, and what followed it, is read too.
+        """
         deadline = time.monotonic() + ACCEPT_SECONDS
         sockets = [sock.fileno() for server in self._servers for sock in server.sockets]
         while time.monotonic() < deadline:
             poll = select.poll()
             for descriptor in sockets:
                 poll.register(descriptor, select.POLLIN)
-            if not poll.poll(0):
+            if not poll.poll(0) and not any(each.unread_bytes() for each in self.handshakes):
                 return
             await asyncio.sleep(0)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more, and end what is not a connection yet."""
         for server in self._servers:
             server.close()
+        for handshake in list(self.handshakes):
+            handshake.abort()
 
     def admit(self, senders: Sequence[Sender], begun: Container[str]) -> None:
         """Admit other PBXs from now on; who is none of them any more is dropped.
@@ -128,6 +128,22 @@ class Listener:
         """Return the PBXs that an address may stand for."""
         return origin_of(address, self._senders)
 
+    def admits(self, transport: asyncio.BaseTransport) -> bool:
+        """Tell whether a peer is a configured PBX; a stranger is counted."""
+        if transport.get_extra_info("peername") is None:
+            return False  # it has reset the connection already
+        address, _ = peer_of(transport)
+        if self.origin_of(address) is not None:
+            return True
+        self.count_refused(address)
+        return False
+
+    def handshake_failed(self, address: str, peer: str, reason: str) -> None:
+        """Tell of a configured PBX that cannot be heard, once a minute at most."""
+        origin = self.origin_of(address)
+        self._failed = (origin.name if origin else "", peer, reason)
+        self._failure.happened(time.monotonic())
+
     def count_refused(self, address: str) -> None:
         """Count a stranger, and tell it once a minute at most."""
         self.refused += 1
@@ -141,6 +157,10 @@ class Listener:
             count=count,
             advice="add the address to the peers of its [[pbx]]",
         )
+
+    def _say_failed(self, count: int) -> None:
+        pbx, peer, reason = self._failed
+        self._log.warning("handshake_failed", pbx=pbx, peer=peer, reason=reason, count=count)
 
 
 class AcceptedConnection(PeerConnection):

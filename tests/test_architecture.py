@@ -131,6 +131,7 @@ SHELL = {
     "systemd",
     "target",
     "tls",
+    "tls_connection",
     "web_session",
     "writer",
 }

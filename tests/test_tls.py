@@ -33,30 +33,6 @@ TLS = '[tls]\ncertificate = "server.pem"\nkey = "server.key"\n'
 MUTUAL = TLS + 'client_ca = "ca.pem"\n'
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def directory(tmp_path: Path, authority: trustme.CA) -> Path:
-    """A directory with a server's certificate, its key, and the CA's certificate."""
-    issued = authority.issue_cert("127.0.0.1")
-    issued.private_key_pem.write_to_path(tmp_path / "server.key")
-    for part in issued.cert_chain_pems:
-        part.write_to_path(tmp_path / "server.pem", append=True)
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    return tmp_path
-
-
-@pytest.fixture
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """What a client trusts that knows the CA."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
 @pytest.fixture
 def daemon(directory: Path) -> Iterator[RunningDaemon]:
     with RunningDaemon(directory, LISTEN + HQ + TLS) as running:
