@@ -66,6 +66,7 @@ clean:
 server = @command -v $(1) >/dev/null || { $(call debian,$(2)); }
 
 servers:
+	$(call server,curl,curl)
 	$(call server,systemd-analyze,systemd)
 	$(call server,systemd-sysusers,systemd)
 	$(call server,ip,iproute2)

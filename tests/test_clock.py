@@ -1,14 +1,19 @@
 """A PBX whose clock or zone jumps is told once; what is normal, and what is late, never."""
 
+import itertools
+import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from cdrd.clock import ClockJump, ClockWatch, Jump, OffsetJump
+from cdrd.clock import WITNESSES, ClockJump, ClockWatch, Jump, OffsetJump
 from cdrd.record import CallRecord
+from cdrd.simulate.reports import duration, new_cdr
 from cdrd.source import LIVE
 from tests.example import varied
+from tests.running import RunningDaemon, send
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOON = datetime(2024, 1, 10, 12, tzinfo=UTC)
@@ -114,3 +119,36 @@ def test_a_pbx_that_is_no_longer_configured_is_passed_over() -> None:
 
 def test_a_flood_is_looked_at_in_part_and_told_all_the_same() -> None:
     assert watch([record(late=900)] * 10_000) == [ClockJump("hq", 900, 0)]
+
+
+# The daemon
+
+
+def test_a_pbx_whose_zone_or_clock_is_wrong_is_told_once_and_so_is_its_mending(
+    tmp_path: Path,
+) -> None:
+    numbers = itertools.count()
+
+    def report(*, behind: int = 0, utc_offset: int = 0) -> None:
+        """Report a call that has just ended, by a clock that is so many seconds behind."""
+        number = next(numbers)
+        started = int(time.time()) - behind - duration(number)
+        send(daemon.port, new_cdr(number, started=started, utc_offset=utc_offset) + b"\n")
+        daemon.wait_for("call_released", call_id=f"{started}.{number}")
+
+    with RunningDaemon(tmp_path) as daemon:
+        for behind in (0, 3600, 0):
+            for _ in range(WITNESSES):
+                report(behind=behind)
+        for utc_offset in (60, 60, 0, 0):
+            report(utc_offset=utc_offset)
+        jumped = daemon.wait_for("pbx_clock_jumped", pbx="hq", level="warning")
+        mended = daemon.wait_for("pbx_clock_mended", pbx="hq", level="info")
+        offset = daemon.wait_for("pbx_offset_jumped", pbx="hq", level="warning")
+        daemon.wait_for("pbx_offset_mended", pbx="hq", level="info")
+        daemon.stop()
+    assert 3590 < jumped["behind"] < 3700
+    assert (jumped["before"], mended["before"]) == (0, jumped["behind"])
+    assert (offset["utc_offset"], offset["expected"]) == (60, 0)
+    for event in ("pbx_clock_jumped", "pbx_clock_mended", "pbx_offset_jumped", "pbx_offset_mended"):
+        assert len(daemon.found(event)) == 1

@@ -74,5 +74,5 @@ def test_a_daemon_that_is_dead_under_traffic_loses_nothing_that_the_history_has(
 
 
 def test_a_kill_under_posts_loses_nothing_that_is_posted_again() -> None:
-    outcome = kill_under_posts(3)
-    assert (outcome.sent, outcome.lost, outcome.doubled) == (600, 0, 0)
+    outcome = kill_under_posts(2)
+    assert (outcome.sent, outcome.lost, outcome.doubled) == (400, 0, 0)
