@@ -19,8 +19,16 @@ from tests.faults.oracle import STARTED
 
 TICK_SECONDS = 0.05
 LINGER_ZERO = struct.pack("ii", 1, 0)  # closing sends RST, and discards what waits
-STRANGER = "127.0.0.66"
 TORN = new_cdr(0, started=STARTED)[:100]
+NUISANCES = (
+    TORN,
+    b"POST / HTTP/1.1\r\nContent-Length: 500\r\n\r\n" + TORN,
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n" + TORN + b"\r\n0\r\n\r\n",
+    b"POST /cloud HTTP/1.1\r\nX-Signature: eA==\r\nContent-Length: 100\r\n\r\n" + TORN,
+    b"GET / HTTP/1.1\r\n\r\n" * 20,
+    b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n",
+)
+"""What comes without a call: half a report over TCP, and by HTTP whole, torn, forged and empty."""
 
 
 class Calls:
@@ -187,14 +195,16 @@ async def due(rate: float, end: float) -> AsyncIterator[int]:
         await asyncio.sleep(TICK_SECONDS)
 
 
-async def be_strangers(ports: Sequence[int], end: float, choose: Random) -> None:
-    """Connect from where no PBX is, and say anything."""
+async def be_a_nuisance(ports: Sequence[int], end: float, choose: Random) -> None:
+    """Connect as a stranger or as a PBX, say what is no call, and break off."""
     async for _ in due(0, end):
+        at = choose.choice(("127.0.0.66", "127.0.0.1", "127.0.0.2"))
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", choose.choice(ports), local_addr=(STRANGER, 0)
+            "127.0.0.1", choose.choice(ports), local_addr=(at, 0)
         )
-        with contextlib.suppress(OSError):  # it is refused at once
-            writer.write(choose.choice((TORN, choose.randbytes(300), b"")))
+        with contextlib.suppress(OSError):  # a stranger is refused at once
+            writer.write(choose.choice((b"", choose.randbytes(300), *NUISANCES)))
+            await writer.drain()
             if choose.random() < 0.5:
                 reset(writer)
             else:

@@ -21,7 +21,7 @@ from cdrd.simulate.play import PlayingPBX
 from cdrd.simulate.posting import PostingPBX, Registration, Target, WebhookPBX
 from cdrd.simulate.subscribed import SubscribedPBX
 from cdrd.simulate.web_api import WebServer
-from tests.faults.company import Calls, Connecting, Played, Posting, Reporter, be_strangers
+from tests.faults.company import Calls, Connecting, Played, Posting, Reporter, be_a_nuisance
 from tests.faults.outcome import Outcome, compare
 from tests.faults.watch import SoakedDaemon, Watch
 from tests.running import Line, assert_accounted, rows
@@ -131,12 +131,12 @@ def _posting(port: int, choose: Random) -> list[Reporter]:
 async def _report(
     reporters: Sequence[Reporter], daemon: SoakedDaemon, seconds: int, choose: Random
 ) -> None:
-    """Have all report, with strangers and commands between, and at last what may be missing."""
+    """Have all report, with nuisances and commands between, and at last what may be missing."""
     end = asyncio.get_running_loop().time() + seconds
     async with asyncio.TaskGroup() as tasks:
         for reporter in reporters:
             tasks.create_task(reporter.report(end))
-        tasks.create_task(be_strangers(daemon.ports, end, choose))
+        tasks.create_task(be_a_nuisance(daemon.ports, end, choose))
         tasks.create_task(_command(daemon, seconds, end))
     for reporter in reporters:
         await reporter.report_the_rest()
@@ -197,6 +197,12 @@ def _check(daemon: SoakedDaemon, stopped: Line, reported: int) -> None:
     kept = rows(daemon.database, "SELECT seq FROM calls")
     assert all(daemon.logged[seq] for (seq,) in kept)
     assert not rows(daemon.database, f"SELECT seq FROM calls WHERE started_at < '{PURGED}'")
-    for event in ("reloaded", "reload_refused", "peer_refused", "pbx_disconnected"):
+    for event in (
+        "reloaded",
+        "reload_refused",
+        "peer_refused",
+        "request_refused",
+        "pbx_disconnected",
+    ):
         assert daemon.found(event), event
     assert not daemon.found("fault_caught"), daemon.found("fault_caught")
