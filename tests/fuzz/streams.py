@@ -27,6 +27,9 @@ from tests.fuzz.reading import (
 )
 from tests.fuzz.seeds import HEADER
 
+BEFORE = b'{"action":"NewCdr","callid":"before","timestart":"2017-05-25 22:15:10"}'
+BEHIND = BEFORE.replace(b"before", b"behind")
+
 
 def check_frames(stream: bytes) -> None:
     """The frames do not depend on the cuts, nor on whether lines are taken together."""
@@ -100,6 +103,15 @@ def check_stream(stream: bytes) -> None:
     for record in whole.records:
         again = read(make, [record.raw.encode()])
         assert (again.records, again.received) == ([record], 1)
+
+
+def check_neighbours(stream: bytes) -> None:
+    """Whatever stands between two reports on lines of their own, both are records."""
+    choose = chance(stream)
+    make = connection(HQ, max_report_bytes=choose.choice([64 * KIB, 200]))
+    between = BEFORE + b"\n" + stream + b"\n" + BEHIND + b"\n"
+    call_ids = [record.call_id for record in read(make, cut(between, choose)).records]
+    assert (call_ids[0], call_ids[-1]) == ("before", "behind")
 
 
 def pour_stream(pieces: list[bytes]) -> None:

@@ -17,8 +17,9 @@ class Target(NamedTuple):
 
 
 TARGETS = {
-    "frames": Target(streams.check_frames, seeds.STREAMS, 550),
+    "frames": Target(streams.check_frames, seeds.STREAMS, 450),
     "streams": Target(streams.check_stream, seeds.STREAMS, 100, streams.pour_stream),
+    "neighbours": Target(streams.check_neighbours, seeds.STREAMS, 100),
     "fields": Target(streams.check_fields, seeds.VALUES, 80),
     "http": Target(requests.check_requests, seeds.POSTS, 120, requests.pour_requests),
     "histories": Target(streams.check_history, seeds.ROWS, 50, streams.pour_history),
