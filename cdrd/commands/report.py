@@ -2,9 +2,7 @@
 
 import argparse
 import contextlib
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, tzinfo
@@ -20,6 +18,7 @@ from cdrd.commands.selecting import Usage, add_selection_arguments, open_selecte
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from cdrd.seizures import SOURCES, read_seizures, read_span
 from cdrd.store import StoreUnusable
+from cdrd.target import CannotWrite, check_free, drafts, is_device
 from cdrd.traffic import TIMES, Seizure, Window, measure
 
 FORMS: Final = {
@@ -31,10 +30,6 @@ FORMS: Final = {
 ENDINGS: Final = {".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
 SHOWN_EVERY: Final = 5000
 """Seizures between two looks at the progress bar; each costs some 20 us."""
-
-
-class CannotWrite(Exception):
-    """The file asked for cannot be written; the text says why."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +90,9 @@ def _check(arguments: argparse.Namespace) -> None:
         arguments.format = ENDINGS.get(Path(arguments.output).suffix.lower(), "table")
     if arguments.format == "html":
         check_charts()
-    if arguments.output != "-" and not arguments.force:
-        _check_free(Path(arguments.output))
+    path = Path(arguments.output)
+    if arguments.output != "-" and not is_device(path):
+        check_free([path], replace=arguments.force)
 
 
 def _report(arguments: argparse.Namespace) -> str:
@@ -145,36 +141,16 @@ def _watched(seizures: Iterable[Seizure], first: int, last: int) -> Iterator[Sei
 
 def _deliver(text: str, output: str, *, replace: bool) -> None:
     """Write to stdout, or a file that appears when it is complete. Raises CannotWrite."""
-    if output == "-":
-        sys.stdout.buffer.write(text.encode(errors="replace"))
-        sys.stdout.flush()
-        return
+    page = text.encode(errors="replace")
     path = Path(output)
-    try:
-        if _is_device(path):
-            path.write_bytes(text.encode(errors="replace"))
-            return
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
-            complete = Path(directory, path.name)
-            complete.write_bytes(text.encode(errors="replace"))
-            _put(complete, path, replace=replace)
-    except OSError as error:
-        raise CannotWrite(f"{path}: {error.strerror}") from error
-
-
-def _put(complete: Path, path: Path, *, replace: bool) -> None:
-    with complete.open("rb") as written:
-        os.fsync(written.fileno())
-    if not replace:
-        _check_free(path)
-    complete.replace(path)
-
-
-def _check_free(path: Path) -> None:
-    if os.path.lexists(path) and not _is_device(path):
-        raise CannotWrite(f"{path} exists: --force replaces it")
-
-
-def _is_device(path: Path) -> bool:
-    """Tell whether it is such as /dev/null or a pipe, which is written to and never replaced."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    if output == "-":
+        sys.stdout.buffer.write(page)
+        sys.stdout.flush()
+    elif is_device(path):
+        try:
+            path.write_bytes(page)
+        except OSError as error:
+            raise CannotWrite(f"{path}: {error.strerror}") from error
+    else:
+        with drafts([path], replace=replace) as [draft]:
+            draft.write_bytes(page)

@@ -33,6 +33,7 @@ OLD = "127.0.0.2"
 FILES = (
     ("backup",),
     ("export", "calls", "-o"),
+    ("report", "--by", "day", "-o"),
 )
 REPLACED = b"what was there before"
 
