@@ -75,4 +75,4 @@ def test_a_daemon_that_is_dead_under_traffic_loses_nothing_that_the_history_has(
 
 def test_a_kill_under_posts_loses_nothing_that_is_posted_again() -> None:
     outcome = kill_under_posts(2)
-    assert (outcome.sent, outcome.lost, outcome.doubled) == (400, 0, 0)
+    assert (outcome.sent, outcome.lost, outcome.doubled) == (800, 0, 0)

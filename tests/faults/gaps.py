@@ -79,7 +79,7 @@ def stop_hearing(seconds: int) -> Outcome:
 def kill_under_posts(kills: int) -> Outcome:
     """Kill the daemon at random moments; what has had no 200 is posted again."""
     moments = random.Random(kills)
-    posts, began = kills * POSTS_A_SECOND, time.monotonic()
+    posts, began = kills * 2 * POSTS_A_SECOND, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cdrd-posts-") as name:
         port = _quiet_port(moments)
         tables = f'http.listen = ["127.0.0.1:{port}"]\n{HQ}'
@@ -88,7 +88,7 @@ def kill_under_posts(kills: int) -> Outcome:
         for _ in range(kills):
             with RunningDaemon(Path(name), tables, listen=()) as daemon:
                 daemon.wait_for("call_released", source="http")
-                time.sleep(moments.uniform(0, 0.5))  # the moment of the kill is what is tried
+                time.sleep(moments.uniform(0, 2))  # the moment of the kill is what is tried
                 daemon.kill()
         with RunningDaemon(Path(name), tables, listen=()) as daemon:
             poster.join(DEADLINE_SECONDS + posts / POSTS_A_SECOND)
@@ -104,7 +104,7 @@ def _post(port: int, posts: int) -> None:
         count=posts,
         rate=POSTS_A_SECOND,
         started=STARTED,
-        tries=DEADLINE_SECONDS,  # a second apart
+        tries=1000,  # a second apart: a report may come while the daemon is dead, again and again
     )
 
 
