@@ -72,6 +72,7 @@ SHELL = {
     "commands.simulate",
     "commands.tables",
     "commands.trying",
+    "commands.zones",
     "config",
     "connection",
     "control",

@@ -12,6 +12,10 @@ STDIN: Final = "-"
 """The FILE that is standard input."""
 
 
+class Usage(Exception):
+    """Arguments that do not go together; the text says what to do. Exit status 2."""
+
+
 def open_stdin() -> BinaryIO:
     """Return standard input unbuffered.
 

@@ -18,7 +18,8 @@ from typing import BinaryIO, Final, NamedTuple
 
 from cdrd.apart import Apart, has_processors
 from cdrd.columns import RECORDS, Layout, NoSuchColumn, lay_out
-from cdrd.commands.selecting import Usage, add_selection_arguments, open_selected, selected
+from cdrd.commands.arguments import Usage
+from cdrd.commands.selecting import add_selection_arguments, open_selected, selected
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from cdrd.export import LIMIT, Snapshot, open_snapshot, pages
 from cdrd.formats import BINARY, CELL_UNITS, COMPRESSED, FORMATS, LIBRARIES, Writer, compressed

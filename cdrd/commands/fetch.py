@@ -22,8 +22,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from cdrd.batch import Batch
-from cdrd.commands.arguments import add_config_argument
-from cdrd.commands.selecting import Usage
+from cdrd.commands.arguments import Usage, add_config_argument
 from cdrd.commands.trying import NotTried, command_guard
 from cdrd.config import Config, ConfigError, History, Pbx, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon

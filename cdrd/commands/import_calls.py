@@ -24,8 +24,8 @@ from rich.progress import Progress
 
 from cdrd.batch import Batch, Waiting
 from cdrd.capture import HEAD_BYTES, NotImportable, OptionNeeded, Provenance, open_capture
-from cdrd.commands.arguments import STDIN, add_config_argument, open_stdin
-from cdrd.commands.selecting import time_zone
+from cdrd.commands.arguments import STDIN, Usage, add_config_argument, open_stdin
+from cdrd.commands.zones import add_timezone_argument
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
@@ -75,21 +75,13 @@ def add_calls_arguments(parser: argparse.ArgumentParser) -> None:
         "--db", metavar="FILE", help="the database itself, made where there is none"
     )
     parser.add_argument("--pbx", metavar="NAME", help="whose reports or history the files hold")
-    parser.add_argument(
-        "--timezone",
-        type=time_zone,
-        metavar="ZONE",
-        help="the time zone of a PBX that is not configured, such as Europe/Berlin",
-    )
+    told = "the time zone of a PBX that is not configured, such as Europe/Berlin"
+    add_timezone_argument(parser, told)
     parser.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
 
 
 class _Failed(Exception):
     """A file or a database that fails; the text says which and why."""
-
-
-class _Usage(Exception):
-    """Options that do not fit each other, the configuration or a file; the text says what to do."""
 
 
 _FAILURES: Final = (_Failed, NoDaemon, RequestRefused, StoreUnusable)
@@ -108,7 +100,7 @@ def run_calls(arguments: argparse.Namespace) -> int:
         _check_files(arguments.files)
         with _open_sink(Path(arguments.db or config.database.path), config) as sink:
             _import_files(arguments.files, provenance, sink, counts)
-    except _Usage as error:
+    except Usage as error:
         print(f"cdrd import calls: {error}", file=sys.stderr)
         status = EXIT_USAGE
     except _FAILURES as error:
@@ -137,11 +129,11 @@ def _provenance(config: Config, arguments: argparse.Namespace) -> Provenance:
         only = next(iter(zones)) if len(zones) == 1 else None
         return Provenance(None if only is None else Sender(only, zones[only]), zones, zone)
     if not (name.strip() and name.isprintable()):
-        raise _Usage(f"--pbx {name!r}: give a name of printable characters")
+        raise Usage(f"--pbx {name!r}: give a name of printable characters")
     if zones.get(name, zone) is None:
-        raise _Usage(f"no PBX {name!r} is configured: give its --timezone, or one of {[*zones]}")
+        raise Usage(f"no PBX {name!r} is configured: give its --timezone, or one of {[*zones]}")
     if zone is not None and zones.get(name, zone) != zone:
-        raise _Usage(f"PBX {name!r} is configured in {zones[name]}: take --timezone out")
+        raise Usage(f"PBX {name!r} is configured in {zones[name]}: take --timezone out")
     return Provenance(Sender(name, zones.get(name, zone)), zones, zone)
 
 
@@ -209,7 +201,7 @@ def _import_files(
                 with _open(name, progress) as file:
                     _import_file(file, name, provenance, sink, counts)
             except OptionNeeded as error:
-                raise _Usage(f"{name}: {error}") from error
+                raise Usage(f"{name}: {error}") from error
             except NotImportable as error:
                 raise _Failed(f"{name}: {error}") from error
             except (OSError, EOFError, zlib.error) as error:

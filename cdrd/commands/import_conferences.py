@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cdrd.batch import QuarantinedReport
-from cdrd.commands.arguments import STDIN, add_config_argument, open_stdin
+from cdrd.commands.arguments import STDIN, Usage, add_config_argument, open_stdin
+from cdrd.commands.zones import add_timezone_argument
 from cdrd.config import Config, ConfigError, Portal, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
@@ -57,10 +58,6 @@ examples:
 """
 
 
-class _Usage(Exception):
-    """Options that do not fit each other or the configuration; the text says what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Source:
     """Whose legs the files hold."""
@@ -78,22 +75,9 @@ def add_conferences_arguments(parser: argparse.ArgumentParser) -> None:
         "--db", metavar="FILE", help="the database itself, made where there is none"
     )
     parser.add_argument("--portal", metavar="NAME", help="whose export the files are")
-    parser.add_argument(
-        "--timezone",
-        type=_zone,
-        metavar="ZONE",
-        help="the time zone of a portal that is not configured, such as America/New_York",
-    )
+    told = "the time zone of a portal that is not configured, such as America/New_York"
+    add_timezone_argument(parser, told)
     parser.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
-
-
-def _zone(text: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(text)
-    except (ValueError, OSError, KeyError) as error:
-        raise argparse.ArgumentTypeError(
-            f"no time zone {text!r}: give one such as America/New_York"
-        ) from error
 
 
 def run_conferences(arguments: argparse.Namespace) -> int:
@@ -102,7 +86,7 @@ def run_conferences(arguments: argparse.Namespace) -> int:
     database = arguments.db or config.database.path
     try:
         source = _source(config.portal, arguments.portal, arguments.timezone)
-    except _Usage as error:
+    except Usage as error:
         print(f"cdrd import conferences: {error}", file=sys.stderr)
         return EXIT_USAGE
     destination = _Destination(Path(database), config.database.durability)
@@ -129,18 +113,18 @@ def _is_there() -> bool:
 
 
 def _source(portals: list[Portal], name: str | None, zone: ZoneInfo | None) -> _Source:
-    """Return the portal that is meant. Raises _Usage."""
+    """Return the portal that is meant. Raises Usage."""
     configured = {portal.name: portal for portal in portals}
     if name is None:
         if len(configured) != 1:
             known = ", ".join(configured) or "none"
-            raise _Usage(f"whose export is it? give --portal NAME (configured: {known})")
+            raise Usage(f"whose export is it? give --portal NAME (configured: {known})")
         (name,) = configured
     if not name.strip() or not name.isprintable():
-        raise _Usage(f"--portal {name!r} is no name: give one of printable characters")
+        raise Usage(f"--portal {name!r} is no name: give one of printable characters")
     if zone is None:
         if name not in configured:
-            raise _Usage(
+            raise Usage(
                 f"no [[portal]] {name!r} is configured:"
                 " give the zone of its times, such as --timezone America/New_York"
             )

@@ -12,13 +12,13 @@ from datetime import UTC, datetime, tzinfo
 from functools import partial
 from pathlib import Path
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.progress import Progress
 
-from cdrd.commands.arguments import add_config_argument, existing
-from cdrd.commands.selecting import Usage, open_selected, time_zone
+from cdrd.commands.arguments import Usage, add_config_argument, existing
+from cdrd.commands.selecting import open_selected
+from cdrd.commands.zones import add_timezone_argument, zone_of
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
@@ -49,12 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--before", required=True, metavar="TIME", help="a date or time, not in the future"
     )
-    parser.add_argument(
-        "--timezone",
-        type=time_zone,
-        metavar="ZONE",
-        help="of --before (default: the configured one)",
-    )
+    add_timezone_argument(parser, "of --before (default: the configured one)")
     origin = parser.add_mutually_exclusive_group()
     origin.add_argument("--pbx", default="", metavar="NAME", help="only of this PBX")
     origin.add_argument("--tenant", default="", metavar="NAME", help="only of this tenant")
@@ -109,13 +104,9 @@ def _purge(arguments: argparse.Namespace, config: Config) -> Purge:
 
 def _zone(arguments: argparse.Namespace, config: Config) -> tzinfo:
     """Return the zone of those asked for; where these differ, a date is no one instant."""
-    asked = config.portal if arguments.tenant else config.pbx
-    zones = {one.timezone for one in asked if arguments.pbx in ("", one.name)}
-    if not arguments.pbx and not arguments.tenant:
-        zones |= {portal.timezone for portal in config.portal}
-    if len(zones) > 1:
-        raise Usage(f"the time zones differ ({', '.join(sorted(zones))}): name one with --timezone")
-    return ZoneInfo(zones.pop()) if zones else UTC
+    portals = [] if arguments.pbx else config.portal
+    pbxs = [] if arguments.tenant else config.pbx
+    return zone_of([*portals, *(pbx for pbx in pbxs if arguments.pbx in ("", pbx.name))])
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cdrd.commands.arguments import Usage
 from cdrd.commands.report_page import NoCharts, check_charts, sheet_page
 from cdrd.commands.report_sheet import Sheet, sheet_csv, sheet_json, sheet_table
-from cdrd.commands.selecting import Usage, add_selection_arguments, open_selected, selected
+from cdrd.commands.selecting import add_selection_arguments, open_selected, selected
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from cdrd.seizures import SOURCES, read_seizures, read_span
 from cdrd.store import StoreUnusable

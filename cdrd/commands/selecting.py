@@ -10,9 +10,9 @@ from datetime import UTC, tzinfo
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cdrd.commands.arguments import add_database_arguments, existing
+from cdrd.commands.arguments import Usage, add_database_arguments, existing
+from cdrd.commands.zones import add_timezone_argument, zone_of
 from cdrd.config import Config, Pbx, Portal, find_config, load_config
 from cdrd.database import open_reader
 from cdrd.period import NotATime, make_period
@@ -21,10 +21,6 @@ from cdrd.selection import CALLS, CONFERENCES, Selection
 from cdrd.store import StoreUnusable
 
 VIEWS: Final = {"calls": CALLS, "conferences": CONFERENCES}
-
-
-class Usage(Exception):
-    """Arguments that do not go together; the text says what to do. Exit status 2."""
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser, records: str) -> None:
@@ -36,12 +32,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser, records: str) -> No
     parser.add_argument(
         "--to", dest="end", default="", metavar="TIME", help="until then, exclusive"
     )
-    parser.add_argument(
-        "--timezone",
-        type=time_zone,
-        metavar="ZONE",
-        help="of --from and --to (default: the configured one)",
-    )
+    add_timezone_argument(parser, "of --from and --to (default: the configured one)")
     sender = "pbx" if records == "calls" else "portal"
     _add_several(parser, f"--{sender}", "senders", "NAME", f"only of this {sender}")
     if records == "calls":
@@ -66,16 +57,6 @@ def _add_several(
         metavar=metavar,
         help=f"{told} (may be repeated)",
     )
-
-
-def time_zone(text: str) -> ZoneInfo:
-    """Read ``--timezone``."""
-    try:
-        return ZoneInfo(text)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise argparse.ArgumentTypeError(
-            f"no time zone {text!r}: give one such as Europe/Berlin"
-        ) from error
 
 
 def selected(
@@ -110,10 +91,7 @@ def _configured_zone(config: Config | None, records: str, names: Sequence[str]) 
     if config is None:
         return UTC
     configured: Sequence[Pbx | Portal] = config.pbx if records == "calls" else config.portal
-    zones = {one.timezone for one in configured if not names or one.name in names}
-    if len(zones) > 1:
-        raise Usage(f"the time zones differ ({', '.join(sorted(zones))}): name one with --timezone")
-    return ZoneInfo(zones.pop()) if zones else UTC
+    return zone_of(one for one in configured if not names or one.name in names)
 
 
 @contextlib.contextmanager
