@@ -111,6 +111,7 @@ SHELL = {
     "seizures",
     "simulate.__init__",
     "simulate.account",
+    "simulate.arguments",
     "simulate.history",
     "simulate.load",
     "simulate.p_series",

@@ -14,7 +14,8 @@ import orjson
 import pytest
 
 from cdrd.address import format_address, parse_address
-from cdrd.simulate import pbx as simulate_pbx
+from cdrd.simulate import arguments as simulate_arguments
+from cdrd.simulate import roles as simulate_roles
 from cdrd.simulate.account import FAILURES_TO_LOCK, LOCK_SECONDS
 from cdrd.simulate.pbx import SimulatedPBX
 from cdrd.simulate.reports import lay, new_cdr, other_event
@@ -280,7 +281,7 @@ def test_an_unknown_delimiter_is_refused_at_once() -> None:
 
 def parsed(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="cdrd simulate pbx")
-    simulate_pbx.add_arguments(parser)
+    simulate_arguments.add_arguments(parser)
     return parser.parse_args(arguments)
 
 
@@ -340,14 +341,14 @@ def test_a_bad_value_is_a_usage_error(
 def test_an_address_in_use_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = format_address(*taken.getsockname())
-        assert simulate_pbx.run(parsed("--listen", address)) == 1
+        assert simulate_roles.run(parsed("--listen", address)) == 1
     assert capsys.readouterr().err == f"cannot listen on {address}: Address already in use\n"
 
 
 def test_without_a_login_the_command_ends_after_its_seconds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert simulate_pbx.run(parsed("--listen", "[::1]:0", "--seconds", "0.01")) == 0
+    assert simulate_roles.run(parsed("--listen", "[::1]:0", "--seconds", "0.01")) == 0
     told = capsys.readouterr()
     assert told.err.startswith("listening on [::1]:")
     assert "password api (the default)" in told.err
@@ -356,10 +357,10 @@ def test_without_a_login_the_command_ends_after_its_seconds(
 
 PROGRAM = """
 import argparse, sys
-from cdrd.simulate import pbx
+from cdrd.simulate import arguments, roles
 parser = argparse.ArgumentParser()
-pbx.add_arguments(parser)
-sys.exit(pbx.run(parser.parse_args()))
+arguments.add_arguments(parser)
+sys.exit(roles.run(parser.parse_args()))
 """
 
 

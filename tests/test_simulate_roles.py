@@ -20,7 +20,8 @@ import orjson
 import pytest
 import trustme
 
-from cdrd.simulate import pbx as simulate_pbx
+from cdrd.simulate import arguments as simulate_arguments
+from cdrd.simulate import roles as simulate_roles
 from tests.test_simulate_posting import listening
 
 PASSWORD = md5(b"api").hexdigest()
@@ -99,8 +100,8 @@ async def p_series_history(
 
 def run(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    simulate_pbx.add_arguments(parser)
-    return simulate_pbx.run(parser.parse_args(arguments))
+    simulate_arguments.add_arguments(parser)
+    return simulate_roles.run(parser.parse_args(arguments))
 
 
 def tls(certificate: Path, key: Path) -> tuple[str, ...]:

@@ -2,16 +2,18 @@
 
 import argparse
 
-from cdrd.simulate import load, pbx
+from cdrd.simulate import arguments, load, roles
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what can be simulated."""
     kinds = parser.add_subparsers(metavar="KIND", required=True)
-    for name, module, summary in (
-        ("pbx", pbx, "a PBX that reports over TCP, HTTP, WebSocket or webhook, with its history"),
-        ("load", load, "many kept-open connections that send reports to a listening daemon"),
-    ):
-        kind = kinds.add_parser(name, help=summary, description=summary)
-        module.add_arguments(kind)
-        kind.set_defaults(run=module.run)
+    summary = "a PBX that reports over TCP, HTTP, WebSocket or webhook, with its history"
+    pbx = kinds.add_parser("pbx", help=summary)
+    arguments.add_arguments(pbx)
+    pbx.set_defaults(run=roles.run)
+    flood = kinds.add_parser(
+        "load", help="many kept-open connections that send reports to a listening daemon"
+    )
+    load.add_arguments(flood)
+    flood.set_defaults(run=load.run)

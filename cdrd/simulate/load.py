@@ -19,7 +19,7 @@ import orjson
 import uvloop
 
 from cdrd.address import format_address
-from cdrd.simulate.pbx import (
+from cdrd.simulate.arguments import (
     add_report_arguments,
     address,
     amount,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cdrd.address import format_address
-from cdrd.simulate.pbx import reason
+from cdrd.simulate.arguments import reason
 from cdrd.simulate.reports import CALLS_A_SECOND, ReportForms
 from cdrd.simulate.sent import LoadFailed, Sent
 

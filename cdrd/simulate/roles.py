@@ -19,8 +19,9 @@ import uvloop
 
 from cdrd.address import format_address
 from cdrd.simulate.account import Account
+from cdrd.simulate.arguments import reason, remark
 from cdrd.simulate.history import History
-from cdrd.simulate.pbx import SimulatedPBX, reason, remark
+from cdrd.simulate.pbx import SimulatedPBX
 from cdrd.simulate.play import PlayingPBX
 from cdrd.simulate.posting import TEST_MESSAGE, PostingPBX, Registration, Target, WebhookPBX
 
