@@ -3,9 +3,7 @@
 import contextlib
 import http.client
 import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,11 +22,10 @@ from tests.running import (
     rows,
     send,
 )
+from tests.small_disk import fill, small_disk
 from tests.test_http_listen import BAD, TABLES, http_port, post
 from tests.test_http_listen import call as posted
 from tests.test_serve import calls
-
-DISK = "4m"
 
 
 @pytest.fixture
@@ -171,21 +168,6 @@ def test_a_kill_while_the_spool_is_drained_neither_loses_nor_doubles_anything(
 # A full disk
 
 
-@contextlib.contextmanager
-def small_disk(directory: Path) -> Iterator[tuple[Path, list[str]]]:
-    """A small file system in a mount namespace of its own: its place from outside, and a way in."""
-    mount = f"mount -t tmpfs -o size={DISK} none {directory} && echo made; exec cat"
-    command = ["unshare", "--mount", "--", "sh", "-c", mount]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as keeper:
-        assert keeper.stdout is not None
-        assert keeper.stdout.readline() == "made\n", "unshare --mount needs root"
-        inside = ["nsenter", f"--mount=/proc/{keeper.pid}/ns/mnt"]
-        yield Path(f"/proc/{keeper.pid}/root{directory}"), inside
-        keeper.kill()
-
-
 def test_a_full_disk_is_waited_for_and_loses_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path) as (disk, inside):
         with RunningDaemon(disk, inside=inside) as daemon:
@@ -226,10 +208,3 @@ def test_a_daemon_starts_on_a_full_disk_and_waits_for_room(tmp_path: Path) -> No
             daemon.wait_for_calls(10)
             status, stopped = daemon.stop()
     assert (status, stopped["stored"]) == (0, 10)
-
-
-def fill(file: Path) -> None:
-    """Take all the room that the disk has left."""
-    with file.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-        while True:
-            filler.write(b"\0" * 4096)

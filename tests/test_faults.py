@@ -1,10 +1,15 @@
 """The short form of ``python -m tests.faults``: each fault a few times."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.faults.gaps import cut_line, kill_under_posts, stop_hearing
 from tests.faults.kills import kill_under_load
+from tests.faults.outcome import Outcome
+from tests.faults.points import kill_daemon_at_points, kill_storing_in_commits
 from tests.faults.soak import soak
+from tests.faults.starts import start_with_much_behind
 from tests.faults.storms import (
     end_under_load,
     kill_what_stores,
@@ -12,6 +17,7 @@ from tests.faults.storms import (
     reload_under_load,
     restart_with_kept_connections,
 )
+from tests.faults.troubles import disk_fills, slow_syncs, syncs_fail, writes_fail
 
 
 @pytest.mark.parametrize("rate", [500, 4000])
@@ -76,3 +82,28 @@ def test_a_daemon_that_is_dead_under_traffic_loses_nothing_that_the_history_has(
 def test_a_kill_under_posts_loses_nothing_that_is_posted_again() -> None:
     outcome = kill_under_posts(2)
     assert (outcome.sent, outcome.lost, outcome.doubled) == (800, 0, 0)
+
+    assert (outcome.sent, outcome.lost, outcome.doubled) == (400, 0, 0)
+
+
+@pytest.mark.parametrize("trouble", [syncs_fail, writes_fail, slow_syncs, disk_fills])
+def test_a_store_in_trouble_for_a_while_loses_nothing(trouble: Callable[[int], Outcome]) -> None:
+    outcome = trouble(1)
+    assert (outcome.lost, outcome.doubled, outcome.broken) == (0, 0, ())
+    assert outcome.sent > 0
+
+
+def test_a_kill_of_the_process_that_stores_at_named_points_loses_nothing() -> None:
+    outcome = kill_storing_in_commits(1)
+    assert (outcome.lost, outcome.doubled) == (0, 0)
+
+
+def test_a_kill_at_named_points_takes_no_logged_call() -> None:
+    outcome = kill_daemon_at_points(1)
+    assert (outcome.doubled, outcome.broken) == (0, ())
+
+
+def test_a_start_with_much_behind_takes_calls_at_once() -> None:
+    outcome = start_with_much_behind(100_000)
+    assert outcome.lost == 0
+    assert outcome.seconds < 20  # 2 on a machine that does nothing else

@@ -13,14 +13,29 @@ from rich.table import Table
 from tests.faults.gaps import cut_line, kill_under_posts, stop_hearing
 from tests.faults.kills import kill_in_rounds
 from tests.faults.outcome import Outcome
+from tests.faults.points import (
+    kill_daemon_at_points,
+    kill_storing_in_checkpoints,
+    kill_storing_in_commits,
+    kill_while_draining,
+)
 from tests.faults.power import lose_power
 from tests.faults.soak import soak
+from tests.faults.starts import start_with_much_behind
 from tests.faults.storms import (
     end_under_load,
     kill_what_stores,
     reconnect_storm,
     reload_under_load,
     restart_with_kept_connections,
+)
+from tests.faults.troubles import (
+    disk_fills,
+    lock_held,
+    reader_stopped,
+    slow_syncs,
+    syncs_fail,
+    writes_fail,
 )
 
 
@@ -44,6 +59,17 @@ FAULTS = (
     ),
     Fault("SIGKILL of the process that stores", 100, kill_what_stores),
     Fault("reload, every third file broken", 100, reload_under_load),
+    Fault("SIGKILL of it at three points of a commit", 20, kill_storing_in_commits),
+    Fault("SIGKILL of it at two points of a checkpoint", 20, kill_storing_in_checkpoints),
+    Fault("SIGKILL at two points", 20, kill_daemon_at_points, may_lose=True),
+    Fault("SIGKILL while a spool is drained", 10, kill_while_draining),
+    Fault("syncs that fail for a while", 20, syncs_fail),
+    Fault("writes that fail for a while", 20, writes_fail),
+    Fault("300 ms a sync for a while", 10, slow_syncs),
+    Fault("a disk that is full for a while", 10, disk_fills),
+    Fault("another program's lock for a while", 5, lock_held),
+    Fault("a reader that is stopped", 3, reader_stopped),
+    Fault("a start on 10,000,000 rows", 1, lambda _: start_with_much_behind(10_000_000)),
     Fault("SIGTERM", 1, lambda _: end_under_load()),
     Fault("loss of power", 200, lose_power),
     Fault("50 PBXs with 3,000 records each", 1, lambda _: reconnect_storm(50, 3000)),

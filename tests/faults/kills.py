@@ -4,6 +4,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +75,19 @@ def kill_in_rounds(kills: int) -> Outcome:
     return Outcome(*figures, seconds, remark, tuple(result.faults))
 
 
-def kill_under_load(kills: int, *, rate: float, seed: int) -> Kills:
-    """Kill the daemon again and again at random moments while calls come."""
+def _kill_at_some_moment(daemon: RunningDaemon, moments: random.Random) -> None:
+    time.sleep(moments.uniform(0, 0.3))  # the moment of the kill is what is tried
+    daemon.process.kill()
+
+
+def kill_under_load(
+    kills: int,
+    *,
+    rate: float,
+    seed: int,
+    kill: Callable[[RunningDaemon, random.Random], None] = _kill_at_some_moment,
+) -> Kills:
+    """Kill the daemon again and again while calls come, at random moments or as ``kill`` does."""
     moments = random.Random(seed)
     result = Kills()
     told: set[int] = set()
@@ -87,7 +99,7 @@ def kill_under_load(kills: int, *, rate: float, seed: int) -> Kills:
                 daemon.wait_for("ready")
                 with SendingPbx(daemon.port, first, rate=rate) as pbx:
                     daemon.wait_for("call_released", call_id=call_id(first))
-                    time.sleep(moments.uniform(0, 0.3))  # the moment of the kill is what is tried
+                    kill(daemon, moments)
                     killed = time.monotonic()
                     daemon.kill()
                 first = pbx.next

@@ -28,12 +28,28 @@ class Sent(NamedTuple):
 class SendingPbx:
     """Sends calls, each with a number of its own, over one connection, until that breaks."""
 
-    def __init__(self, port: int, first: int = 0, *, rate: float = 0, source: str = "") -> None:
-        """``rate``: reports a second; 0 is flat out."""
+    def __init__(
+        self,
+        port: int,
+        first: int = 0,
+        *,
+        rate: float = 0,
+        source: str = "",
+        mixed: bool = False,
+        padding: int = 0,
+    ) -> None:
+        """``rate``: calls a second; 0 is flat out.
+
+        ``mixed``: each block of them has a known call, an unreadable one and another event too;
+        ``padding``: so many bytes are added to each call.
+        """
         self.sent: list[Sent] = []
         self.next = first
         self.broken = False
+        self.blocks = 0
         self._rate = rate
+        self._mixed = mixed
+        self._ending = b',"padding":"%b"}\n' % (b"x" * padding) if padding else b"}\n"
         bind = (source, 0) if source else None
         self._sock = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS, bind)
         self._stop = threading.Event()
@@ -74,7 +90,7 @@ class SendingPbx:
         while not self._stop.is_set():
             block = range(self.next, self.next + BLOCK)
             try:
-                self._sock.sendall(b"".join(map(call, block)))
+                self._sock.sendall(b"".join(map(self._call, block)) + self._others(block[0]))
             except OSError:
                 self.broken = True  # nobody knows how much of the block has arrived
                 self.next = block.stop
@@ -82,9 +98,29 @@ class SendingPbx:
             now = time.monotonic()
             self.sent += (Sent(number, now) for number in block)
             self.next = block.stop
+            self.blocks += 1
             self._begun.set()
             if self._rate:
                 self._stop.wait(began + len(self.sent) / self._rate - now)
+
+    def _call(self, number: int) -> bytes:
+        return call(number).removesuffix(b"}\n") + self._ending
+
+    def _others(self, number: int) -> bytes:
+        if not self._mixed:
+            return b""
+        unreadable = b'{"action":"NewCdr","callid":"%d.x","timestart":"soon"}\n' % number
+        return call(number) + unreadable + b'{"action":"ExtensionStatus"}\n'
+
+    @property
+    def reports(self) -> int:
+        """How many reports of all kinds were sent."""
+        return len(self.sent) + self.blocks * 3 * self._mixed
+
+    @property
+    def unreadable(self) -> int:
+        """How many of them can be no call."""
+        return self.blocks * self._mixed
 
 
 def call(number: int) -> bytes:

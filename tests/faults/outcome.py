@@ -1,11 +1,13 @@
 """What comes of a fault: one line of the table, and whether the promises were kept."""
 
+import shutil
 import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults.oracle import read
+from tests.faults.oracle import SendingPbx, read
+from tests.running import RunningDaemon, assert_accounted, assert_each_row_is_logged, count
 
 
 class Outcome(NamedTuple):
@@ -27,3 +29,31 @@ def compare(database: Path, sent: Collection[int], began: float, remark: str = "
     doubled = len(stored.numbers) - len(held)
     lost = len(set(sent) - held)
     return Outcome(len(sent), lost, doubled, time.monotonic() - began, remark)
+
+
+def end_and_compare(
+    daemon: RunningDaemon, pbx: SendingPbx, began: float, aside: Path | None = None
+) -> Outcome:
+    """End a daemon that was never killed itself: all is a row with one line, and adds up.
+
+    ``aside``: where its database is copied to, if it is in a namespace of its own.
+    """
+    pbx.stop()
+    assert not pbx.broken, "the connection stays"
+    daemon.wait_for("call_released", call_id=pbx.last_call_id)
+    status, stopped = daemon.stop()
+    assert status == 0
+    assert_accounted(stopped)
+    assert stopped["received"] == pbx.reports, stopped
+    database = _copied(daemon.database, aside) if aside else daemon.database
+    assert count(database, "quarantine") == pbx.unreadable
+    told = daemon.found("call_released")
+    assert_each_row_is_logged(database, told)
+    outcome = compare(database, pbx.numbers, began)
+    return outcome._replace(doubled=outcome.doubled + len(told) - count(database))
+
+
+def _copied(database: Path, aside: Path) -> Path:
+    for file in database.parent.glob(f"{database.name}*"):
+        shutil.copyfile(file, aside / file.name)
+    return aside / database.name
