@@ -26,6 +26,9 @@ from cdrd.record import utc_milliseconds
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+MOST_STRANGERS: Final = 100
+"""So many are told at once why they are refused; more are ended without a word."""
+
 GROUP: Final = 100
 """So many requests are taken at once, before it is asked again whether there is room."""
 
@@ -92,8 +95,19 @@ class HttpConnections:
         """Count a connection in."""
         self.connections.add(connection)
         self._deserted.clear()
+        self._make_way(connection)
         if self._sweeper is None:
             self._sweep()
+
+    def _make_way(self, newest: "HttpConnection") -> None:
+        """Where a PBX, or all strangers, hold more than they may, end the longest that waits."""
+        most = self.intake.most_connections
+        if newest.is_stranger:
+            most = min(most, MOST_STRANGERS)
+        if len(self.connections) > most:
+            others = [each for each in self.connections if each.is_beside(newest)]
+            if len(others) >= most:
+                min(others, key=lambda each: each.since).give_way()
 
     def left(self, connection: "HttpConnection") -> None:
         """Count a connection out."""
@@ -215,11 +229,11 @@ class HttpConnection(asyncio.Protocol):
         self._connections = connections
         self._intake = connections.intake
         self._loop = asyncio.get_running_loop()
-        self._is_stranger = False
+        self.is_stranger = False
         self._reader = RequestReader(self._intake.max_report_bytes)
         self._request: Request | None = None  # the one that is not answered yet
         self._state = _State.RECEIVING
-        self._since = self._loop.time()  # when the state began
+        self.since = self._loop.time()  # when the state began
         self._is_paused = False
         self._peer_ended = False
 
@@ -236,11 +250,13 @@ class HttpConnection(asyncio.Protocol):
         self.peer = format_address(self.address, port)
         self.find_entrance()
         self._connections.joined(self)
+        if self.is_stranger:
+            self._connections.listener.count_refused(self.address)
 
     def find_entrance(self) -> None:
         """Find out who the peer may be."""
         entrance = self._connections.entrance_of(self.address)
-        self._is_stranger = entrance is None
+        self.is_stranger = entrance is None
         if entrance is not None:
             self.entrance = entrance
 
@@ -248,7 +264,7 @@ class HttpConnection(asyncio.Protocol):
         """Take the requests that the bytes complete; a stranger's bytes are nobody's."""
         if self._state is _State.ENDING:
             return
-        if self._is_stranger:
+        if self.is_stranger:
             self._refuse_stranger()
             return
         self._reader.receive(data)
@@ -322,6 +338,21 @@ class HttpConnection(asyncio.Protocol):
         elif self._peer_ended:
             self.transport.close()
 
+    def is_beside(self, other: "HttpConnection") -> bool:
+        """Tell whether it waits for its peer, and is of the same PBXs as another one."""
+        if self is other or self.transport.is_closing():
+            return False
+        if self.is_stranger or other.is_stranger:
+            return self.is_stranger and other.is_stranger
+        waits = self._state in (_State.RECEIVING, _State.IDLE)
+        return waits and self.entrance.origin.names == other.entrance.origin.names
+
+    def give_way(self) -> None:
+        """End at once, for a newer connection."""
+        self._keep_rest()
+        self._state = _State.ENDING
+        self.transport.abort()
+
     def stop(self) -> None:
         """Close the connection, unless it waits for an answer."""
         if self._state in (_State.RECEIVING, _State.IDLE):
@@ -337,7 +368,7 @@ class HttpConnection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """End the connection when it has been in its state for too long."""
         bounds = self._connections.bounds
-        lasted = now - self._since
+        lasted = now - self.since
         match self._state:
             case _State.RECEIVING:
                 if lasted >= bounds.request:
@@ -357,7 +388,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _enter(self, state: _State) -> None:
         self._state = state
-        self._since = self._loop.time()
+        self.since = self._loop.time()
 
     def _go_on(self) -> None:
         """Work off what has been received, up to a request that has to wait for its answer."""
@@ -453,11 +484,10 @@ class HttpConnection(asyncio.Protocol):
             self.transport.write(part)
 
     def _refuse_stranger(self) -> None:
-        self._connections.listener.count_refused(self.address)
         self._end(403, "this address is no configured PBX")
 
     def _give_up_receiving(self) -> None:
-        if self._is_stranger:
+        if self.is_stranger:
             self.transport.abort()
             return
         self._keep_rest()

@@ -6,6 +6,7 @@ when the writer has made room; nothing received is dropped.
 
 import asyncio
 import fcntl
+import resource
 import socket
 import struct
 import termios
@@ -23,6 +24,9 @@ from cdrd.record import utc_milliseconds
 from cdrd.sender import Origin
 from cdrd.stream import ReportStream, Totals
 from cdrd.systemd import Notifier
+
+MOST_CONNECTIONS: Final = 4096
+"""That one PBX, or what stands at its address, may hold to us."""
 
 DRAIN_SECONDS: Final = 3.0
 """At a stop, how long what the kernel holds for us is still read while more keeps coming."""
@@ -84,6 +88,7 @@ class Intake:
         self.gaps: GapWatch = NoWatch()
         self.max_report_bytes = max_report_bytes
         self.idle_timeout = idle_timeout
+        self.most_connections = most_connections()
         self._unsuspected: defaultdict[str, set[PeerConnection]] = defaultdict(set)
         self._writer: Waker | None = None
         self._deserted = asyncio.Event()
@@ -137,6 +142,19 @@ class Intake:
         self._unsuspected[connection.address] = {connection}
         self.connections.add(connection)
         self._deserted.clear()
+
+    def make_way(self, newest: "PeerConnection") -> None:
+        """Where a PBX holds more than it may, end the connection that was silent for longest.
+
+        Half a report of it is quarantined; one that the kernel holds bytes of comes last.
+        """
+        if len(self.connections) <= self.most_connections:
+            return
+        names = newest.stream.origin.names
+        others = [other for other in self.connections if other.is_beside(newest, names)]
+        if len(others) >= self.most_connections:
+            longest = min(others, key=lambda other: (other.unread_bytes() > 0, other.last_byte))
+            longest.drop(f"gave way to a newer one: {self.most_connections} at most")
 
     def left(self, connection: "PeerConnection") -> None:
         """Count a connection out."""
@@ -225,6 +243,11 @@ class PeerConnection(asyncio.Protocol):
             # uvloop begins to read after connection_made, so a pause made there would not last.
             self.transport.pause_reading()
 
+    def is_beside(self, other: "PeerConnection", names: tuple[str, ...]) -> bool:
+        """Tell whether it is open and of the same PBXs as another one."""
+        same = self is not other and self.stream.origin.names == names
+        return same and not self.transport.is_closing()
+
     def drop(self, reason: str) -> None:
         """Close the connection from our side."""
         self._reason = reason
@@ -256,6 +279,12 @@ class _Read(Protocol):
 
     def unread_bytes(self) -> int:
         """Return how many bytes the kernel holds that we have not read."""
+
+
+def most_connections() -> int:
+    """Return how many connections a PBX may hold, so that it cannot take all descriptors."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MOST_CONNECTIONS, allowed // 4)
 
 
 async def read_out(connections: Iterable[_Read]) -> None:

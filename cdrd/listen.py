@@ -191,6 +191,7 @@ class AcceptedConnection(PeerConnection):
         )
         for pbx in origin.names:
             self._intake.gaps.mended(pbx)
+        self._intake.make_way(self)
 
     def _give_up(self, transport: asyncio.BaseTransport) -> None:
         """Close what is nobody's; what was kept for us would else stay open."""
