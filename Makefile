@@ -32,8 +32,6 @@ lint: .venv/development
 
 bench: .venv/development servers peers
 	.venv/bin/python -m tests.bench
-	.venv/bin/python tests/bench/bench_http.py
-	.venv/bin/python tests/bench/exports.py
 
 faults: .venv/development servers
 	.venv/bin/python -m tests.faults

@@ -17,7 +17,20 @@ from cdrd.database import open_reader
 from cdrd.record import make_records
 from cdrd.report import read_reports
 from cdrd.simulate.reports import new_cdr, other_event
-from tests.bench import floor, goals, grown_file, growth, idle, kinds, latency, peers, sender
+from tests.bench import (
+    exports,
+    floor,
+    goals,
+    grown_file,
+    growth,
+    idle,
+    kinds,
+    latency,
+    many,
+    peers,
+    posts,
+    sender,
+)
 from tests.bench.contender import Contender, take_turns
 from tests.bench.load import DIALECT, STARTED, Load, blocks_of, render
 from tests.bench.peer_cdrd import Cdrd
@@ -204,6 +217,30 @@ def test_rest_is_measured_with_connections_that_say_nothing() -> None:
     assert 0 <= percent < 100
     assert mib > 20
     assert idle.milliseconds_to_ready() > 10
+
+
+def test_a_history_that_was_never_pushed_is_timed_and_held_to_the_rows() -> None:
+    seconds, mib = many.fetched(200)
+    assert seconds > 0.1
+    assert mib > 20
+
+
+# Posts and exports
+
+
+def test_posts_are_timed_and_held_to_the_rows() -> None:
+    posted = posts.measure(4, 40)
+    assert posted.rate > 1
+    assert posted.daemon_cpu > 10
+    assert posted.poster_cpu > 10
+
+
+def test_an_export_is_timed_whole(tmp_path: Path) -> None:
+    grown_file.make(tmp_path / "cdr.sqlite3", 1000)
+    ran = exports.measure(exports.export(tmp_path / "cdr.sqlite3", "jsonl"), tmp_path / "out")
+    assert len((tmp_path / "out").read_bytes().splitlines()) == 1000
+    assert ran.seconds > 0.05
+    assert ran.peak_mib > 10
 
 
 # Goals

@@ -8,8 +8,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import goals, growth, idle, kinds, latency, peers, sender
-from tests.bench.contender import FAILURES, take_turns
+from tests.bench import (
+    exports,
+    goals,
+    growth,
+    idle,
+    kinds,
+    latency,
+    many,
+    peers,
+    posts,
+    sender,
+)
+from tests.bench.contender import take_turns
 from tests.bench.goals import Goal
 from tests.bench.load import Load, render
 from tests.bench.table import Table, figure
@@ -23,14 +34,16 @@ def main() -> None:
     arguments = parse()
     with tempfile.TemporaryDirectory(prefix="cdrd-bench-") as directory:
         reached: dict[Goal, float] = {}
-        for name, section in sections(arguments, Path(directory)).items():
-            if arguments.only and name not in arguments.only:
-                continue
+        every = sections(arguments, Path(directory))
+        if unknown := set(arguments.only) - set(every):
+            raise SystemExit(f"{', '.join(unknown)} is none of {', '.join(every)}")
+        for name in arguments.only or every:
+            section = every[name]
             tell(f"--- {name}")
             try:
                 table, found = section()
-            except FAILURES as failure:
-                tell(f"{name} failed: {failure}")
+            except Exception as failure:  # noqa: BLE001 - one section's fault costs no other
+                tell(f"{name} failed: {failure!r}")
                 continue
             CONSOLE.print(table.on_console())
             reached |= found
@@ -60,6 +73,8 @@ def parse() -> argparse.Namespace:
 def sections(arguments: argparse.Namespace, loads: Path) -> Mapping[str, Callable[[], Section]]:
     """Name the sections; each measures when it is called."""
     load, rounds, quick = Load(arguments.count), arguments.rounds, arguments.quick
+    most = (1000, 5000) if quick else (10_000, 100_000)
+    records = (10_000, 10_000) if quick else (1_000_000, 100_000)
 
     def beside() -> Section:
         compared = peers.side_by_side(load, loads)
@@ -79,6 +94,9 @@ def sections(arguments: argparse.Namespace, loads: Path) -> Mapping[str, Callabl
         "latency": lambda: latency.section(2 if quick else 15, tell),
         "growth": lambda: growth.section(load, arguments.rows, rounds, loads, tell),
         "idle": lambda: idle.section(5 if quick else 60, tell),
+        "many": lambda: (many.section(*most, loads, tell), {}),
+        "posts": lambda: (posts.section(load.count // 10, rounds, tell), {}),
+        "exports": lambda: (exports.section(*records, rounds, loads, tell), {}),
     }
 
 

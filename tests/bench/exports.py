@@ -1,4 +1,4 @@
-"""Measures ``cdrd export`` as whole processes and prints one table: records a second and memory.
+"""``cdrd export`` as whole processes: records a second and memory.
 
 CSV is compared with SQLite's own shell, which writes the same columns of the same database to the
 same disk; the two take turns, and the ratio of each turn is told. The memory is that of all
@@ -6,31 +6,18 @@ processes of an export together; a tenth of the records beside it shows that it 
 Parquet are compared with their libraries alone, which write the same cells and do nothing else.
 """
 
-import argparse
-import asyncio
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from datetime import UTC
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import orjson
-from rich.console import Console
-from rich.table import Table
+from tests.bench import grown_file
+from tests.bench.server import Failed, family
+from tests.bench.table import Table, figure
 
-from cdrd.batch import Batch
-from cdrd.record import make_records
-from cdrd.report import read_reports
-from cdrd.simulate.reports import new_cdr
-from cdrd.store import Store
-
-STARTED = 1571897930
-PAGE = 5000
 SAMPLE_SECONDS = 0.05
 
 
@@ -40,28 +27,6 @@ class Run(NamedTuple):
     seconds: float
     peak_mib: float
     mib_written: float
-
-
-async def fill(database: Path, records: int) -> None:
-    """Store so many simulated calls, two a second."""
-    store = await Store.open(database, "normal")
-    for start in range(0, records, PAGE):
-        numbers = range(start, min(records, start + PAGE))
-        raws = [new_cdr(n, "1.0.2", started=STARTED + n // 2).decode() for n in numbers]
-        calls = read_reports(map(orjson.loads, raws))
-        made = make_records(
-            calls,  # type: ignore[arg-type]  # each of them is a call
-            raws,
-            pbx="bench",
-            zone=UTC,
-            source="tcp",
-            received_at="2019-10-24T06:18:50.123Z",
-        )
-        batch = Batch()
-        batch.add(*made)
-        await store.commit(batch, 0)
-        await store.checkpoint_if_due()
-    await store.close(0)
 
 
 def measure(command: Sequence[str], output: Path) -> Run:
@@ -75,17 +40,8 @@ def measure(command: Sequence[str], output: Path) -> Run:
             time.sleep(SAMPLE_SECONDS)
         seconds = time.monotonic() - started
     if process.returncode:
-        raise SystemExit(f"{command} ended with {process.returncode}")
+        raise Failed(f"{command} ended with {process.returncode}")
     return Run(seconds, peak / 1024, output.stat().st_size / 1024**2)
-
-
-def family(pid: int) -> list[int]:
-    """A process and its children."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [pid, *map(int, children)]
 
 
 def memory(pid: int) -> int:
@@ -135,53 +91,65 @@ book.close()
 ALONE = {"parquet": PARQUET_ALONE, "xlsx": XLSX_ALONE}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--xlsx-records", type=int, default=100_000, help="it takes its time")
-    parser.add_argument("--runs", type=int, default=3)
-    arguments = parser.parse_args()
-    table = Table("format", "records", "seconds", "records/s", "peak MiB", "MiB written")
-    with tempfile.TemporaryDirectory(prefix="cdrd-bench-") as directory:
-        output = Path(directory, "output")
-        databases = {}
-        sizes = {arguments.records, arguments.xlsx_records}
-        for records in sorted(sizes | {size // 10 for size in sizes}):
-            databases[records] = Path(directory, f"{records}.sqlite3")
-            asyncio.run(fill(databases[records], records))
-        whole = databases[arguments.records]
-        shell = ["sqlite3", "-readonly", "-csv", "-header", str(whole), "SELECT * FROM calls"]
-        ratios = []
-        told_of: dict[str, float] = {}
-        for _ in range(arguments.runs):
-            theirs = measure(shell, output)
-            show(table, "sqlite3 shell", arguments.records, theirs)
-            ours = measure(export(whole, "csv"), output)
-            show(table, "csv", arguments.records, ours)
-            ratios.append(theirs.seconds / ours.seconds)
-        for form in ("csv", "jsonl", "parquet", "xlsx"):
-            size = arguments.xlsx_records if form == "xlsx" else arguments.records
-            for records in (size // 10,) if form == "csv" else (size // 10, size):
-                run = measure(export(databases[records], form), output)
-                show(table, form, records, run)
-            if form in ALONE:
-                alone = [sys.executable, "-c", ALONE[form], str(databases[size])]
-                theirs = measure(alone, output)
-                show(table, f"{form}, library alone", size, theirs)
-                told_of[form] = theirs.seconds / run.seconds
-    console = Console(width=100)
-    console.print(table)
-    told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    console.print(f"csv against the sqlite3 shell: {told}; median {statistics.median(ratios):.2f}")
-    for form, ratio in told_of.items():
-        console.print(f"{form} against its library alone: {ratio:.2f}")
-    console.print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
+def section(
+    records: int, xlsx_records: int, rounds: int, directory: Path, tell: Callable[[str], None]
+) -> Table:
+    """Measure each format; CSV by turns with SQLite's shell."""
+    sizes = {records, xlsx_records}
+    databases = {size: directory / f"{size}.sqlite3" for size in sizes | {n // 10 for n in sizes}}
+    for size, database in databases.items():
+        tell(f"making {size:,} records")
+        grown_file.make(database, size)
+    exporting = _Exporting(databases, directory / "exported", tell)
+    exporting.csv_beside_the_shell(records, rounds)
+    for form in ("jsonl", "parquet", "xlsx"):
+        exporting.beside_its_library(form, xlsx_records if form == "xlsx" else records)
+    return exporting.table
 
 
-def show(table: Table, name: str, records: int, run: Run) -> None:
-    figures = (run.seconds, records / run.seconds, run.peak_mib, run.mib_written)
-    table.add_row(name, f"{records:,}", *(f"{figure:,.1f}" for figure in figures))
+class _Exporting:
+    """The databases by their size, and the table that the runs make."""
 
+    def __init__(
+        self, databases: dict[int, Path], output: Path, tell: Callable[[str], None]
+    ) -> None:
+        self._databases, self._output, self._tell = databases, output, tell
+        columns = ("format", "records", "records a second", "peak MiB", "MiB written")
+        self.table = Table("Exports, all columns", columns)
 
-if __name__ == "__main__":
-    main()
+    def csv_beside_the_shell(self, records: int, rounds: int) -> None:
+        whole = str(self._databases[records])
+        shell = ["sqlite3", "-readonly", "-csv", "-header", whole, "SELECT * FROM calls"]
+        theirs, ours = [], []
+        for _ in range(rounds):
+            theirs.append(self._run("sqlite3 shell", records, shell))
+            ours.append(self._run("csv", records))
+        self._show("csv", records // 10, [self._run("csv", records // 10)])
+        self._show("csv", records, ours)
+        self._show("csv, sqlite3 shell", records, theirs)
+        pairs = zip(theirs, ours, strict=True)
+        ratio = statistics.median(other.seconds / own.seconds for other, own in pairs)
+        self._remark("CSV against the sqlite3 shell", ratio)
+
+    def beside_its_library(self, form: str, records: int) -> None:
+        ours = {size: self._run(form, size) for size in (records // 10, records)}
+        for size, run in ours.items():
+            self._show(form, size, [run])
+        if form in ALONE:
+            alone = [sys.executable, "-c", ALONE[form], str(self._databases[records])]
+            theirs = self._run(f"{form}, library alone", records, alone)
+            self._show(f"{form}, library alone", records, [theirs])
+            ratio = theirs.seconds / ours[records].seconds
+            self._remark(f"{form} against its library alone", ratio)
+
+    def _run(self, name: str, records: int, command: Sequence[str] = ()) -> Run:
+        self._tell(f"{name}, {records:,} records")
+        return measure(command or export(self._databases[records], name), self._output)
+
+    def _show(self, name: str, records: int, runs: Sequence[Run]) -> None:
+        run = Run(*map(statistics.median, zip(*runs, strict=True)))
+        cells = (records, records / run.seconds, run.peak_mib, run.mib_written)
+        self.table.rows.append((name, *map(figure, cells)))
+
+    def _remark(self, what: str, ratio: float) -> None:
+        self.table.remarks.append(f"{what}: {ratio:.2f} times as fast.")

@@ -26,6 +26,7 @@ WITH RECURSIVE numbers (number) AS (
     SELECT {FORMS} UNION ALL SELECT number + 1 FROM numbers WHERE number + 1 < :rows
 ), starts AS (
     SELECT number, :begins + number * :seconds / :rows AS started FROM numbers
+    WHERE number < :rows
 ), calls AS (
     SELECT
         number + 1 AS seq,

@@ -24,6 +24,8 @@ from tests.bench.table import Table, figure
 
 TIMES = 5
 LATENCY_SECONDS = 5
+BYTES_A_ROW = 700
+"""Somewhat more than a row takes in the file, with its share of an export."""
 DAY, MONTH = ("2020-06-10", "2020-06-11"), ("2020-06-01", "2020-07-01")
 ROUND_SECONDS = 1_000_000
 """The calls of one round begin so long after those of the round before: none is there already."""
@@ -54,7 +56,10 @@ WHOLE = {
 
 
 class Grown:
-    """A database of so many rows, in a directory of its own; 0 makes an empty one."""
+    """A database of so many rows, in a directory of its own; 0 makes an empty one.
+
+    Raises Failed where the disk is too small for it.
+    """
 
     def __init__(self, directory: Path, rows: int) -> None:
         self.rows = rows
@@ -63,6 +68,8 @@ class Grown:
         self.database = self.directory / "cdr.sqlite3"
         self.round = 0
         self.mib = 0.0
+        if shutil.disk_usage(directory).free < rows * BYTES_A_ROW:
+            raise Failed(f"{rows:,} rows need {rows * BYTES_A_ROW // MIB:,} MiB in {directory}")
         if rows:
             grown_file.make(self.database, rows)
             self.mib = self.database.stat().st_size / MIB

@@ -11,7 +11,8 @@ from tests.bench.server import START_SECONDS, Failed, Server
 
 CONFIG = """
 database.path = "{directory}/cdr.sqlite3"
-tcp.listen = ["127.0.0.1:0"]
+tcp.listen = [{tcp}]
+http.listen = [{http}]
 [[pbx]]
 name = "bench"
 peers = ["127.0.0.1"]
@@ -19,12 +20,16 @@ peers = ["127.0.0.1"]
 
 
 class Cdrd(Server):
-    """The daemon; its first port is read from its log."""
+    """The daemon, listening for ``tcp`` or ``http``; its port is read from its log.
 
-    def __init__(self, directory: Path) -> None:
+    ``more``: what its configuration says of the PBX beside its address.
+    """
+
+    def __init__(self, directory: Path, way: str = "tcp", more: str = "") -> None:
         self.log = directory / "log.jsonl"
         config = directory / "config.toml"
-        config.write_text(CONFIG.format(directory=directory))
+        listen = {"tcp": "", "http": "", way: '"127.0.0.1:0"'}
+        config.write_text(CONFIG.format(directory=directory, **listen) + more)
         super().__init__(
             directory,
             [sys.executable, "-m", "cdrd", "serve", "-c", config],

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.bench import peer_table
 from tests.bench.server import Server, free_port
 
-ROOT = Path("build/peers/node-red").absolute()
+ROOT = peer_table.UNPACKED / "node-red"
 PROGRAM = ROOT / "node_modules/node-red/red.js"
 BATCH = 1000
 WAIT_MILLISECONDS = 20

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.bench import peer_table
 from tests.bench.server import Server, free_port
 
-ROOT = Path("build/peers/rsyslog").absolute()
+ROOT = peer_table.UNPACKED / "rsyslog"
 PROGRAM = ROOT / "usr/sbin/rsyslogd"
 WRITER = Path(__file__).with_name("row_writer.py")
 

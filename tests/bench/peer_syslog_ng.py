@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.bench import peer_table
 from tests.bench.server import Server, free_port
 
-ROOT = Path("build/peers/syslog-ng").absolute()
+ROOT = peer_table.UNPACKED / "syslog-ng"
 LIBRARIES = ROOT / "usr/lib/syslog-ng"
 PROGRAM = ROOT / "usr/sbin/syslog-ng"
 

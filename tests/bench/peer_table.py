@@ -3,6 +3,9 @@
 import sqlite3
 from pathlib import Path
 
+UNPACKED = Path(__file__).parents[2] / "build/peers"
+"""Where ``make peers`` has put them."""
+
 FIELDS = (
     *("callid", "timestart", "callfrom", "callto", "srctrunkname", "desttrunkname"),
     *("callduraction", "talkduraction", "status", "type", "pincode", "recording"),

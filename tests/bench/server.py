@@ -105,19 +105,11 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """Tell the CPU seconds used so far, the kernel's work for the processes included."""
-        stats = (Path(f"/proc/{process}/stat").read_text() for process in self.processes())
-        fields = (stat.rpartition(")")[2].split() for stat in stats)
-        return sum(int(used[11]) + int(used[12]) for used in fields) / CLOCK_TICKS
+        return cpu_seconds(self.process.pid)
 
     def cpu_seconds_at_rest(self) -> float:
         """Wait until it is done with all it was sent, its log too; tell the CPU seconds by then."""
-        before = self.cpu_seconds()
-        while True:
-            time.sleep(REST_SECONDS)
-            used = self.cpu_seconds()
-            if used - before <= 0.01 * REST_SECONDS + 1 / CLOCK_TICKS:
-                return used
-            before = used
+        return at_rest(self.process.pid)
 
     def peak_mib(self) -> float:
         """Tell the peak resident memory of the processes, what they share counted twice."""
@@ -157,8 +149,27 @@ def family(process: int) -> list[int]:
     found = [process]
     for parent in found:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += map(int, task.read_text().split())
+            with contextlib.suppress(OSError):  # one that has just ended
+                found += map(int, task.read_text().split())
     return found
+
+
+def cpu_seconds(process: int) -> float:
+    """Tell the CPU seconds that a process and all below it have used so far."""
+    stats = (Path(f"/proc/{each}/stat").read_text() for each in family(process))
+    fields = (stat.rpartition(")")[2].split() for stat in stats)
+    return sum(int(used[11]) + int(used[12]) for used in fields) / CLOCK_TICKS
+
+
+def at_rest(process: int) -> float:
+    """Wait until a process does next to nothing; tell the CPU seconds that it has used by then."""
+    before = cpu_seconds(process)
+    while True:
+        time.sleep(REST_SECONDS)
+        used = cpu_seconds(process)
+        if used - before <= 0.01 * REST_SECONDS + 1 / CLOCK_TICKS:
+            return used
+        before = used
 
 
 def free_port() -> int:
