@@ -6,12 +6,14 @@ is asked for, so that nobody pays for what nobody reads.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -122,7 +124,9 @@ class MetricsServer:
                 web.get("/readyz", self._readiness),
             ]
         )
-        self._runner = web.AppRunner(pages, access_log=None, handle_signals=False)
+        faults = logging.getLogger(__name__)
+        faults.addFilter(_is_ours)
+        self._runner = web.AppRunner(pages, access_log=None, handle_signals=False, logger=faults)
 
     async def open(self, address: str) -> str:
         """Serve on a ``host:port``; return the one that it became. Raises OSError."""
@@ -149,6 +153,12 @@ class MetricsServer:
 
     async def _readiness(self, _: web.Request) -> web.Response:
         return _answer(self._state.sick() or self._state.busy())
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Tell a fault of a page from a peer's bad request, which is answered 400 and no trace."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
 
 
 def _answer(fault: str) -> web.Response:
