@@ -76,8 +76,8 @@ def fuzz(name: str, inputs: int, seed: int, directory: Path) -> Outcome:
         of_slice = min(SLICE, inputs - done)
         for place, finding in search(target.check, seeds, of_slice, seed + done).items():
             if place not in places:
-                found.append(f"{_keep(finding.given, directory)}: {finding.trace}")
-                _say(name, found[-1])
+                found.append(str(_keep(finding.given, directory)))
+                _say(f"{name}: {found[-1]}: {finding.trace}")
             places.add(place)
         done += of_slice
         _say(f"{name}: {done:,} of {inputs:,}")
