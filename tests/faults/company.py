@@ -179,6 +179,7 @@ class Posting(Reporter):
         async for count in due(self.rate, end):
             for number in self.calls.take(count):
                 await self._pbx.send(self.calls.spell(number, self._pbx.dialect))
+            await self._pbx.settle()
 
     async def report_the_rest(self) -> None:
         await self._pbx.settle()
