@@ -49,10 +49,12 @@ WAYS = {
     "posts 1.0.2": Way("http", "http", "1.0.2", silent_zero=True),
     "posts 2.0.0": Way("http", "http", "2.0.0"),
     "posts of OpenVox": Way("http", "http", "openvox", silent_zero=True),
+    "posts of a Cloud PBX": Way("http", "cloud", "2.0.0"),
     "WebSocket": Way("websocket", "websocket"),
     "webhook": Way("webhook", "webhook"),
     "history 1.1.0": Way("history", "tcp", api="/api/v1.1.0", lacks=NO_RING),
     "history 2.0.0": Way("history", "tcp", api="/api/v2.0.0", lacks=NO_RING),
+    "history of a Cloud PBX": Way("history", "cloud", api="/api/v2.0.0", lacks=NO_RING),
     "history P-Series": Way("history", "websocket", api="/openapi/v1.0", lacks=REST),
     "relayed 1.0.0": Way("tcp", "", "1.0.0", lacks=OLDEST),
     "relayed 1.0.1": Way("tcp", "", "1.0.1", lacks=OLDEST),
@@ -69,7 +71,7 @@ FAMILIES = {
     "S-Series 1.0.2": ["posts 1.0.2", "history 1.1.0"],
     "S-Series 2.0.0": ["posts 2.0.0", "dialled", "history 2.0.0"],
     "K2": ["posts 1.0.2", "posts 2.0.0", "dialled", "history 1.1.0", "history 2.0.0"],
-    "Cloud PBX": ["posts 2.0.0", "history 2.0.0"],
+    "Cloud PBX": ["posts of a Cloud PBX", "history of a Cloud PBX"],
     "P-Series": ["WebSocket", "webhook", "history P-Series"],
     "OpenVox": ["posts of OpenVox"],
     "relay": [name for name in WAYS if name.startswith("relayed")],
@@ -159,8 +161,9 @@ def path_of(name: str) -> str:
 
 
 def table(name: str, way: Way, pbx: SimulatedPbx | None) -> str:
-    written = PBX.format(name=name, kind=way.kind)
-    if way.kind in ("http", "webhook"):
+    kind = "http" if way.kind == "cloud" else way.kind
+    written = PBX.format(name=name, kind=kind)
+    if kind in ("http", "webhook"):
         written += f'path = "{path_of(name)}"\n'
     if pbx is None:
         return written + 'secret_file = "password"\n'

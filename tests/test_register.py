@@ -163,6 +163,17 @@ async def test_a_token_that_dies_is_noticed_at_the_next_heartbeat() -> None:
     assert bench.gaps.told == ["hq mended", "hq broke", "hq mended"]
 
 
+@pytest.mark.asyncio
+async def test_a_cloud_pbx_is_kept_by_refreshing_its_token() -> None:
+    with SimulatedPbx("--rate", "1", kind="cloud") as pbx:
+        async with registered(pbx.url, account=Account("api", lambda: "api")) as bench:
+            await bench.api.login()
+            for _ in range(3):
+                await bench.api.heartbeat()
+        counters = await asyncio.to_thread(pbx.stop)
+    assert (counters["logins"], counters["heartbeats"]) == (1, 3)
+
+
 # The daemon
 
 

@@ -74,7 +74,7 @@ def refusal(errno: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(*, is_posting: bool = True) -> AsyncIterator[Api]:
+async def serving(*, is_posting: bool = True, is_cloud: bool = False) -> AsyncIterator[Api]:
     clock, said, history, pbx = Clock(), list[str](), History(120), PostingPBX()
     for number in range(3):
         history.add(number, STARTED + 60 * number)
@@ -83,6 +83,7 @@ async def serving(*, is_posting: bool = True) -> AsyncIterator[Api]:
         history,
         pbx,
         posts=pbx if is_posting else None,
+        is_cloud=is_cloud,
         limits=Limits(clock=clock),
         note=said.append,
     )
@@ -194,7 +195,7 @@ async def test_a_blank_or_senseless_parameter_is_10004(fields: dict[str, str]) -
 @pytest.mark.asyncio
 async def test_only_json_by_post_to_what_exists_is_served() -> None:
     async with serving() as api:
-        for call in ("login", "heartbeat", "token/refresh", "cdr/get_random"):
+        for call in ("login", "heartbeat", "cdr/get_random"):
             assert await api.get(call) == refusal(20001)
             url = f"{api.url}/api/v2.0.0/{call}"
             for how in ({"data": b"username=api"}, {"data": b"{}"}, {"json": ["api"]}):
@@ -208,9 +209,19 @@ async def test_only_json_by_post_to_what_exists_is_served() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_cloud_pbx_has_one_version_and_no_heartbeat_and_no_other_refreshes() -> None:
+    async with serving(is_cloud=True) as api:
+        assert await api.post("heartbeat", await api.token()) == failed(10003)
+        api.version = "v1.1.0"
+        assert await api.login() == failed(10003)
+    async with serving() as api:
+        assert await api.post("token/refresh", await api.token()) == failed(10003)
+
+
+@pytest.mark.asyncio
 async def test_nothing_but_the_login_goes_without_a_token() -> None:
     async with serving() as api:
-        for call in ("heartbeat", "token/refresh", "cdr/get_random"):
+        for call in ("heartbeat", "cdr/get_random"):
             assert await api.post(call) == failed(20005)
             assert await api.post(call, "0" * 32) == failed(20004)
         assert await api.get("cdr/download") == refusal(20005)
@@ -220,7 +231,7 @@ async def test_nothing_but_the_login_goes_without_a_token() -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("call", ["heartbeat", "token/refresh"])
 async def test_a_token_dies_without_interaction_and_the_posts_with_it(call: str) -> None:
-    async with serving() as api:
+    async with serving(is_cloud=call == "token/refresh") as api:
         token = await api.token(port=9000, version="2.0.0")
         for _ in range(3):
             api.clock.now += 1799

@@ -12,6 +12,7 @@ from cdrd.simulate.reports import DELIMITERS, DIALECTS
 KINDS = {
     "tcp": "S-Series API 2.0.0, programs dial it",
     "http": "S-Series, posts to who has registered",
+    "cloud": "Cloud PBX, as http, but its token is refreshed in place of a heartbeat",
     "websocket": "P-Series, programs subscribe",
     "webhook": "P-Series, posts to --post-to",
 }

@@ -37,6 +37,7 @@ _DIALECT_BY_HAND = "2.0.0"
 _BEGINS = {
     "tcp": "with the first login",
     "http": "with the first registration",
+    "cloud": "with the first registration",
     "websocket": "with the first subscription",
 }
 
@@ -149,7 +150,7 @@ def _pbx(
             return SubscribedPBX(
                 history=history, silence_seconds=arguments.silence_seconds, note=remark
             )
-        case "http":
+        case "http" | "cloud":
             posting = PostingPBX(arguments.dialect, history=history, note=remark)
         case _:
             posting = WebhookPBX(arguments.secret or "", history=history, note=remark)
@@ -164,12 +165,20 @@ def _api(
     from cdrd.simulate.web_api import Limits, WebServer  # noqa: PLC0415 - aiohttp, see above
 
     limits = Limits(token=arguments.token_seconds, random=arguments.random_seconds)
-    if arguments.kind in ("tcp", "http"):
+    if arguments.kind in ("tcp", "http", "cloud"):
         from cdrd.simulate.s_series import SSeriesApi  # noqa: PLC0415 - aiohttp, see above
 
         # Who has been named by hand is posted to, whoever registers.
         posts = pbx if isinstance(pbx, PostingPBX) and not arguments.post_to else None
-        s_series = SSeriesApi(account, history, pbx, posts=posts, limits=limits, note=remark)
+        s_series = SSeriesApi(
+            account,
+            history,
+            pbx,
+            posts=posts,
+            is_cloud=arguments.kind == "cloud",
+            limits=limits,
+            note=remark,
+        )
         return WebServer(s_series.app(), _tls(arguments))
     from cdrd.simulate.p_series import PSeriesApi  # noqa: PLC0415 - aiohttp, see above
 

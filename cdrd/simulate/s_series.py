@@ -37,6 +37,7 @@ NO_TOKEN: Final = 20004
 BLANK_TOKEN: Final = 20005
 
 _PARTY = {"v1.1.0": "extid", "v2.0.0": "number"}
+_OF_CLOUD = "v2.0.0"
 _DIALECTS = ("1.0.0", "1.0.1", "1.0.2", "2.0.0")
 _DEFAULT_PORT = 8260
 _ABSOLUTE = "1"
@@ -77,13 +78,16 @@ class SSeriesApi:
         pbx: PlayingPBX,
         *,
         posts: PostingPBX | None = None,
+        is_cloud: bool = False,
         limits: Limits | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Count on `pbx`; register who logs in for the `posts`, where there are such.
 
+        A Cloud PBX has version 2.0.0 alone, and refreshes tokens in place of the heartbeat.
         `note` is told of logins and refusals.
         """
+        self._is_cloud = is_cloud
         self._account, self._history, self._pbx, self._note = account, history, pbx, note
         self._posts = posts
         limits = limits or Limits()
@@ -110,14 +114,13 @@ class SSeriesApi:
 
     async def _serve(self, request: web.Request) -> web.Response:
         version, call = request.match_info["version"], request.match_info["call"]
-        if version not in _PARTY:
+        if version not in _PARTY or (self._is_cloud and version != _OF_CLOUD):
             raise Refused(UNSUPPORTED)
         if call == "cdr/download" and request.method == "GET":
             return self._download(self._ask(request, dict(request.query)))
         calls: dict[str, Callable[[_Ask], dict[str, Any]]] = {
             "login": self._login,
-            "heartbeat": self._heartbeat,
-            "token/refresh": self._refresh,
+            **self._keeping_alive(),
             "cdr/get_random": self._get_random,
         }
         if call not in calls:
@@ -129,6 +132,11 @@ class SSeriesApi:
             raise Refused(NO_JSON)
         ask = self._ask(request, fields, needs_token=call != "login")
         return answer({"status": "Success"} | calls[call](ask))
+
+    def _keeping_alive(self) -> dict[str, Callable[[_Ask], dict[str, Any]]]:
+        return (
+            {"token/refresh": self._refresh} if self._is_cloud else {"heartbeat": self._heartbeat}
+        )
 
     def _ask(
         self, request: web.Request, fields: dict[str, Any], *, needs_token: bool = True

@@ -137,7 +137,7 @@ def _daemon(directory: Path, tables: str, seconds: int) -> RunningDaemon:
 
 def _wait_for_traffic(daemon: RunningDaemon) -> None:
     """Wait until the gap of the start was filled, and calls have come since."""
-    daemon.wait_for("gap_filled")
+    daemon.wait_for("gap_filled", within=BACK_SECONDS)
     daemon.wait_for("call_released", times=len(daemon.found("call_released")) + RATE)
 
 
