@@ -42,6 +42,13 @@ class _Attempt(NamedTuple):
     task: asyncio.Task[Committed]
 
 
+class _Pin(NamedTuple):
+    """Where in the WAL checkpoints end for a reader's sake, and since when."""
+
+    copied: int
+    since: float
+
+
 class Writer:
     """Commits what waits until it is stopped."""
 
@@ -71,6 +78,7 @@ class Writer:
         self._arrived = asyncio.Event()
         self._stopping = False
         self._wal_told = self._spool_told = -MINUTE
+        self._pin: _Pin | None = None
         self._attempt_began: float | None = None
         self._turn = 0
         self._attempts: deque[_Attempt] = deque()  # of the batches taken, in their order
@@ -330,13 +338,23 @@ class Writer:
             return None
 
     def _tell_wal(self, checkpoint: Checkpoint | None) -> None:
-        """Warn, once a minute at most, of a reader that keeps the WAL from being reused."""
+        """Warn, once a minute at most, of a reader that keeps the WAL from being reused.
+
+        While it is the same reader's transaction, each checkpoint ends at the same page.
+        """
+        if checkpoint is None:
+            return
         now = time.monotonic()
-        if checkpoint is None or checkpoint.pinned_bytes < WAL_LIMIT_BYTES:
+        if not checkpoint.pinned_bytes:
+            self._pin = None
+        elif self._pin is None or self._pin.copied != checkpoint.copied:
+            self._pin = _Pin(checkpoint.copied, now)
+        if self._pin is None or checkpoint.pinned_bytes < WAL_LIMIT_BYTES:
             return
         if now - self._wal_told >= MINUTE:
             self._wal_told = now
-            self._log.warning("wal_pinned", bytes=checkpoint.pinned_bytes)
+            seconds = round(now - self._pin.since, 1)
+            self._log.warning("wal_pinned", bytes=checkpoint.pinned_bytes, seconds=seconds)
 
     def _tell_spooled(self) -> None:
         """Tell, once a minute at most, how much the spool has taken in this run and holds."""

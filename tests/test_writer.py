@@ -5,6 +5,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -397,3 +398,39 @@ async def test_a_stop_commits_everything_although_nobody_reads_the_log(bench: Be
 def drain(descriptor: int) -> None:
     while os.read(descriptor, MIB):
         pass
+
+
+@pytest.mark.asyncio
+async def test_how_long_a_reader_has_pinned_the_wal_is_told_once_a_minute(bench: Bench) -> None:
+    """An earlier reader's transaction has ended, and its time does not count."""
+    writer, raw, first = bench.writer(), "x" * 64_000, [0]
+
+    async def store_some(mebibytes: int) -> None:
+        for _ in range(mebibytes // 5):
+            first[0] += 80
+            batch = Batch()
+            for number in range(first[0], first[0] + 80):
+                batch.add(call(number)._replace(raw=raw))
+            assert (await writer.commit_beside(batch)).added == 80
+
+    earlier = open_transaction(bench.store.path)
+    await store_some(60)
+    later, began = open_transaction(bench.store.path), time.monotonic()
+    earlier.close()
+    assert not bench.events("wal_pinned")
+    await store_some(85)
+    later.close()
+    (told,) = bench.events("wal_pinned")
+    pinned, seconds = told["bytes"], told["seconds"]
+    assert isinstance(pinned, int)
+    assert isinstance(seconds, float)
+    assert pinned >= 64 * MIB
+    assert 0 < seconds <= time.monotonic() - began
+
+
+def open_transaction(path: Path) -> sqlite3.Connection:
+    """Begin to read, as a program does that then forgets it."""
+    reader = open_reader(path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM calls").fetchall()
+    return reader
