@@ -28,6 +28,7 @@ from tests.test_http_listen import TABLES, http_port
 NORMAL = 'database.durability = "normal"\n'
 SPOOLED = 600
 STORED = 300
+POSTED = range(1_000_000, 1_000_020)
 POSTERS = 4
 OLD = "127.0.0.2"
 FILES = (
@@ -95,21 +96,25 @@ def lose_power(times: int) -> Outcome:
 def lose_power_under_load(
     times: int, *, calls: int = 400, durability: str = "", seed: int = 1
 ) -> Losses:
-    """From the first start on, over an orderly end, a checkpoint, a second start and a kill."""
+    """From the first start on, over posts, an orderly end, a second start and a kill."""
     losses = Losses()
-    tables = durability + HQ
+    tables = durability + TABLES
+    posted: dict[str, list[int]] = {}
     with recording() as recorder:
         with recorder.daemon(tables) as daemon, SendingPbx(daemon.port, rate=1000) as pbx:
-            daemon.wait_for("call_released", times=calls)
+            _post(http_port(daemon), POSTED, posted)
+            daemon.wait_for("call_released", times=calls + len(POSTED))
             pbx.stop()
             assert daemon.stop()[0] == 0
         with recorder.daemon(tables) as daemon, SendingPbx(daemon.port, pbx.next, rate=1000):
             daemon.wait_for("call_released", times=calls)
             daemon.kill()
         for moment in recorder.moments(times, seed):
-            told = moment.told.calls
+            logged, answered = moment.told.calls, _answered(moment.told, posted)
             stored = start_again(moment, losses, tables)
-            losses.count(len(told), len(logged_but_missing(stored, told)), moment)
+            missing = len(logged_but_missing(stored, logged))
+            missing += len(answered - set(stored.numbers))
+            losses.count(len(logged) + len(answered), missing, moment)
     return losses
 
 
