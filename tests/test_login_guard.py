@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cdrd.config import Events, History, Pbx
+from cdrd.dial import LOGIN_SECONDS
 from cdrd.login import COUNTED_SECONDS, MAX_REFUSALS
 from cdrd.login_guard import LoginFile, LoginGuard, accounts_of
 from cdrd.pbx_api import Denied, LoginRefused, NotOffered, Unanswered, Unreachable
@@ -281,7 +283,7 @@ def test_a_right_password_is_counted_by_nobody_however_many_try(tmp_path: Path) 
     assert counted_logins(daemon.database) == 0
 
 
-def test_a_command_that_is_killed_before_the_answer_has_counted_its_login(tmp_path: Path) -> None:
+def test_a_command_that_is_ended_before_the_answer_has_counted_its_login(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("wrong")
     with socket.create_server(("127.0.0.1", 0)) as pbx:
         pbx.settimeout(DEADLINE_SECONDS)
@@ -290,13 +292,16 @@ def test_a_command_that_is_killed_before_the_answer_has_counted_its_login(tmp_pa
             '[[pbx]]\nname = "hq"\n[pbx.events]\nkind = "tcp"\nusername = "api"\n'
             f'password_file = "password"\naddress = "127.0.0.1:{pbx.getsockname()[1]}"\n',
         )
-        for _ in range(4):
+        for end in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             asking = [sys.executable, "-m", "cdrd", "check", "-c", str(config), "--connect"]
-            command = subprocess.Popen(asking, stdout=subprocess.DEVNULL)
+            command = subprocess.Popen(
+                asking, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+            )
             with contextlib.closing(pbx.accept()[0]) as connection:
                 assert connection.recv(16).startswith(b"Action: login")
-                command.kill()
-                command.wait()
+                command.send_signal(end)
+                _, said = command.communicate(timeout=LOGIN_SECONDS - 2)  # it waits no longer
+                assert b"Traceback" not in said
         refused = cdrd("check", "-c", config, "--connect")
     assert "not tried, since 4 logins" in refused.stdout
     assert counted_logins(tmp_path / "cdr.sqlite3") == 4

@@ -15,7 +15,6 @@ import socket
 import sqlite3
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -405,7 +404,7 @@ def _log_in(pbx: Pbx, settings: Events | History, database: Path, path: Path) ->
 
 async def _dial(events: Events, password: str, guard: LoginGuard) -> str:
     async with guard.attempt() as login:
-        verdict = await asyncio.to_thread(_exchange, events, password)
+        verdict = await _exchange(events, password)
         if verdict is Verdict.REFUSED:
             raise LoginRefused(
                 f"{events.address} refused the login: check username and password_file; the PBX"
@@ -417,39 +416,43 @@ async def _dial(events: Events, password: str, guard: LoginGuard) -> str:
     return "logged in"
 
 
-def _exchange(events: Events, password: str) -> Verdict:
+async def _exchange(events: Events, password: str) -> Verdict:
     """Send the login and read the answer. Raises Unreachable."""
     try:
-        sock = socket.create_connection(parse_address(events.address), CONNECT_SECONDS)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            reader, writer = await asyncio.open_connection(*parse_address(events.address))
     except (OSError, ValueError) as error:
         raise Unreachable(
-            f"{events.address} cannot be reached: {error}: check the address, and whether the"
+            f"{events.address} cannot be reached: {_why(error)}: check the address, and whether the"
             " PBX's API is switched on and allows ours"
         ) from error
-    with sock:
-        try:
-            sock.sendall(login_block(events.username, password))
-        except ConnectionError:
-            return Verdict.REFUSED  # as an end before an answer
-        return _read_verdict(sock, time.monotonic() + LOGIN_SECONDS)
+    try:
+        writer.write(login_block(events.username, password))
+        async with asyncio.timeout(LOGIN_SECONDS):
+            return await _read_verdict(reader)
+    except TimeoutError:
+        return Verdict.UNDECIDED
+    except ConnectionError:
+        return Verdict.REFUSED  # an end before an answer may have been a refusal
+    finally:
+        writer.close()
 
 
-def _read_verdict(sock: socket.socket, deadline: float) -> Verdict:
-    """Read until the PBX has said something; undecided at the deadline (monotonic seconds)."""
+async def _read_verdict(reader: asyncio.StreamReader) -> Verdict:
     answer = LoginAnswer()
-    while (left := deadline - time.monotonic()) > 0:
-        sock.settimeout(left)
-        try:
-            chunk = sock.recv(MAX_ANSWER_BYTES)
-        except TimeoutError:
-            break
-        except ConnectionError:
-            chunk = b""
-        # An end before an answer may have been a refusal.
-        verdict = answer.receive(chunk) if chunk else Verdict.REFUSED
+    while chunk := await reader.read(MAX_ANSWER_BYTES):
+        verdict = answer.receive(chunk)
         if verdict is not Verdict.UNDECIDED:
             return verdict
-    return Verdict.UNDECIDED
+    return Verdict.REFUSED
+
+
+def _why(error: Exception) -> str:
+    """Say it in the system's words: asyncio has its own."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    number = getattr(error, "errno", None) or 0
+    return os.strerror(number) if number > 0 else str(error)
 
 
 # The portals
