@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from cdrd.sender import Origin, Sender
+from cdrd.sender import Origin, Sender, certified
 from cdrd.source import HTTP, WEBHOOK
 
 
@@ -74,15 +74,18 @@ def is_signed(signature: str, key: bytes, body: bytes) -> bool:
     return hmac.compare_digest(signature.strip().encode("utf-8", "replace"), b64encode(digest))
 
 
-Entrances = Callable[[str], Entrance | None]
+Entrances = Callable[[str, frozenset[str]], Entrance | None]
+"""By address, and by the names in the peer's certificate."""
 
 
 def entrances(doors: Sequence[Door]) -> Entrances:
     """Make what tells the entrance of an address; there is none for a stranger's."""
 
     @lru_cache(maxsize=1024)  # a PBX that posts connects for each report
-    def entrance_of(address: str) -> Entrance | None:
-        found = [door for door in doors if door.sender.may_be_at(address)]
+    def entrance_of(address: str, names: frozenset[str]) -> Entrance | None:
+        allowed = certified([door.sender for door in doors], names)
+        found = [each for each in doors if each.sender in allowed]
+        found = [door for door in found if door.sender.may_be_at(address)]
         return Entrance(found) if found else None
 
     return entrance_of

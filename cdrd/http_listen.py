@@ -23,6 +23,7 @@ from cdrd.intake import Intake, RateLimited, read_out, unread_bytes
 from cdrd.listen import Listener
 from cdrd.log import Logger
 from cdrd.record import utc_milliseconds
+from cdrd.tls import names_in
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -228,6 +229,7 @@ class HttpConnection(asyncio.Protocol):
     def __init__(self, connections: HttpConnections) -> None:
         self._connections = connections
         self._intake = connections.intake
+        self._names: frozenset[str] = frozenset()  # in its certificate
         self._loop = asyncio.get_running_loop()
         self.is_stranger = False
         self._reader = RequestReader(self._intake.max_report_bytes)
@@ -248,6 +250,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self.address, port = peername[:2]
         self.peer = format_address(self.address, port)
+        self._names = names_in(transport.get_extra_info("peercert"))
         self.find_entrance()
         self._connections.joined(self)
         if self.is_stranger:
@@ -255,7 +258,7 @@ class HttpConnection(asyncio.Protocol):
 
     def find_entrance(self) -> None:
         """Find out who the peer may be."""
-        entrance = self._connections.entrance_of(self.address)
+        entrance = self._connections.entrance_of(self.address, self._names)
         self.is_stranger = entrance is None
         if entrance is not None:
             self.entrance = entrance

@@ -19,6 +19,7 @@ from cdrd.kept import Passed
 from cdrd.log import Logger
 from cdrd.sender import Origin, Sender, origin_of
 from cdrd.source import TCP
+from cdrd.tls import names_in
 from cdrd.tls_connection import TlsConnection
 
 ACCEPT_SECONDS: Final = 1.0
@@ -124,9 +125,13 @@ class Listener:
             if isinstance(connection, AcceptedConnection):
                 connection.admit(begun)
 
-    def origin_of(self, address: str) -> Origin | None:
-        """Return the PBXs that an address may stand for."""
-        return origin_of(address, self._senders)
+    def origin_of(self, address: str, names: frozenset[str] = frozenset()) -> Origin | None:
+        """Return the PBXs that an address, and the names in a certificate, may stand for."""
+        return origin_of(address, self._senders, names)
+
+    def vouches(self, address: str, names: frozenset[str]) -> bool:
+        """Tell whether a certificate may be shown from an address."""
+        return self.origin_of(address, names) is not None
 
     def admits(self, transport: asyncio.BaseTransport) -> bool:
         """Tell whether a peer is a configured PBX; a stranger is counted."""
@@ -170,6 +175,7 @@ class AcceptedConnection(PeerConnection):
         super().__init__(intake, adopted)
         self._listener = listener
         self._known = False
+        self._names: frozenset[str] = frozenset()  # in its certificate
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a configured PBX's connection, refuse any other."""
@@ -178,7 +184,8 @@ class AcceptedConnection(PeerConnection):
             self._give_up(transport)
             return
         address, _ = peer_of(transport)
-        origin = self._listener.origin_of(address)
+        self._names = names_in(transport.get_extra_info("peercert"))
+        origin = self._listener.origin_of(address, self._names)
         if origin is None:
             self._listener.count_refused(address)
             self._give_up(transport)
@@ -201,7 +208,7 @@ class AcceptedConnection(PeerConnection):
 
     def admit(self, begun: Container[str]) -> None:
         """Find out anew whose connection it is."""
-        origin = self._listener.origin_of(self.address)
+        origin = self._listener.origin_of(self.address, self._names)
         if origin is None:
             self.drop("its address is of no configured PBX any more")
             return

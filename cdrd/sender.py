@@ -4,7 +4,7 @@ The rule that must stay true: a report is never given to a PBX by guess. Where t
 does not tell which PBX it is from, nobody is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -52,7 +52,17 @@ class Origin:
         return self._candidates[0] if not said and len(self._candidates) == 1 else None
 
 
-def origin_of(address: str, senders: Iterable[Sender]) -> Origin | None:
-    """Return the PBXs that a peer's address may stand for; None for a stranger."""
-    candidates = [sender for sender in senders if sender.may_be_at(address)]
+def certified(senders: Sequence[Sender], names: frozenset[str]) -> Sequence[Sender]:
+    """Return the PBXs that a certificate names; where it names none of them, any may show it."""
+    return [sender for sender in senders if sender.name in names] or senders
+
+
+def origin_of(
+    address: str, senders: Sequence[Sender], names: frozenset[str] = frozenset()
+) -> Origin | None:
+    """Return the PBXs that a peer's address may stand for; None for a stranger.
+
+    ``names``: those in its certificate.
+    """
+    candidates = [one for one in certified(senders, names) if one.may_be_at(address)]
     return Origin(candidates) if candidates else None

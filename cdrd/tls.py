@@ -5,7 +5,9 @@ where a client CA is set nobody is heard without a certificate of it.
 """
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cdrd.config import ConfigError, Tls, secret_path
 
@@ -42,6 +44,14 @@ def load_certificate(context: ssl.SSLContext, tls: Tls, config_path: Path) -> No
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"tls: {certificate} and {key}: {_why(error)}") from error
+
+
+def names_in(certificate: Mapping[str, Any] | None) -> frozenset[str]:
+    """Return the names of whom a peer's certificate is: its common name, and its DNS names."""
+    told = certificate or {}
+    subject = [pair for part in told.get("subject", ()) for pair in part]
+    pairs = [*subject, *told.get("subjectAltName", ())]
+    return frozenset(name for kind, name in pairs if kind in ("commonName", "DNS"))
 
 
 def _no_passphrase() -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, cast
 
 from cdrd.frame import KIB
 from cdrd.intake import peer_of, unread_bytes
+from cdrd.tls import names_in
 
 HANDSHAKE_SECONDS: Final = 10.0
 READ_BYTES: Final = 256 * KIB
@@ -25,6 +26,9 @@ class Gate(Protocol):
 
     def admits(self, transport: asyncio.BaseTransport) -> bool:
         """Tell whether a peer is a configured PBX; a stranger is counted."""
+
+    def vouches(self, address: str, names: frozenset[str]) -> bool:
+        """Tell whether a certificate may be shown from an address."""
 
     def handshake_failed(self, address: str, peer: str, reason: str) -> None:
         """Tell of a configured PBX that cannot be heard."""
@@ -164,6 +168,10 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         else:
             self._send()
             self._shaken()
+            names = names_in(self._tls.getpeercert())
+            if not self._gate.vouches(self._address, names):
+                self._refuse(f"its certificate ({', '.join(sorted(names))}) is another PBX's")
+                return
             self._above = self._accept()
             self._above.connection_made(self)
 

@@ -103,8 +103,8 @@ def test_reports_of_the_same_pbxs_have_the_same_origin() -> None:
 
 def test_a_stranger_has_no_entrance() -> None:
     entrance_of = entrances([Door(HQ), Door(sender("shop", "198.51.100.0/24"))])
-    assert entrance_of("203.0.113.1") is None
-    found = entrance_of("198.51.100.9")
+    assert entrance_of("203.0.113.1", frozenset()) is None
+    found = entrance_of("198.51.100.9", frozenset())
     assert found is not None
     assert found.origin.name == "shop"
-    assert entrance_of("198.51.100.9") is found
+    assert entrance_of("198.51.100.9", frozenset()) is found

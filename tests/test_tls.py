@@ -1,5 +1,6 @@
 """With a certificate nothing is received in clear text, with a client CA nobody without one."""
 
+import signal
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.running import (
     cdrd,
     connect,
     count,
+    rows,
     write_config,
 )
 from tests.test_http_listen import read_status, request
@@ -136,6 +138,56 @@ def test_with_a_client_ca_who_shows_no_certificate_is_not_heard(
             daemon.wait_for_calls(2)
         _, stopped = daemon.stop()
     assert (stopped["received"], stopped["stored"]) == (2, 2)
+
+
+def showing(authority: trustme.CA, *names: str, common_name: str = "") -> ssl.SSLContext:
+    """Make what a PBX speaks TLS with whose certificate has these names."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    issued = authority.issue_cert(*names, common_name=common_name or None)
+    issued.configure_cert(context)
+    return context
+
+
+def test_a_certificate_tells_which_pbx_of_an_address_it_is(
+    directory: Path, authority: trustme.CA
+) -> None:
+    branch = HQ.replace("hq", "branch")
+    context = showing(authority, "branch")
+    with RunningDaemon(directory, LISTEN + HQ + branch + MUTUAL) as daemon:
+        tcp, http = daemon.ports
+        with secured(tcp, context) as streamed, secured(http, context) as posted:
+            for number in (0, 2):
+                streamed.sendall(call(number))
+                posted.sendall(request(call(number + 1)))
+                assert read_status(posted) == 200
+                daemon.wait_for_calls(number + 2)
+                daemon.process.send_signal(signal.SIGHUP)
+                daemon.wait_for("reloaded", times=number // 2 + 1)
+        with secured(http, showing(authority, "pbx.example")) as unnamed:
+            unnamed.sendall(request(call(5)))
+            assert read_status(unnamed) == 200
+        daemon.stop()
+    stored = rows(daemon.database)
+    assert [row["pbx"] for row in stored] == ["branch"] * 4 + ["hq"]
+
+
+def test_a_certificate_of_another_pbx_is_refused_and_told(
+    directory: Path, authority: trustme.CA
+) -> None:
+    far = '[[pbx]]\nname = "far"\npeers = ["192.0.2.1"]\n'
+    with RunningDaemon(directory, LISTEN + HQ + far + MUTUAL) as daemon:
+        tcp, http = daemon.ports
+        for port, context in (
+            (tcp, showing(authority, "pbx@example.com", common_name="far")),
+            (http, showing(authority, "far")),
+        ):
+            with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):
+                exchange(port, context, request(call(1)))
+        _, stopped = daemon.stop()
+    (told,) = daemon.found("handshake_failed", pbx="hq")
+    assert told["reason"] == "its certificate (far) is another PBX's"
+    assert (stopped["received"], daemon.found("peer_refused")) == (0, [])
 
 
 # What is wrong with the files
