@@ -1,6 +1,7 @@
 """What the bench measures with: its loads, its sender, its runs and those it compares with."""
 
 import contextlib
+import re
 import sqlite3
 import threading
 from datetime import UTC
@@ -27,6 +28,7 @@ from tests.bench import (
     kinds,
     latency,
     many,
+    measured,
     peers,
     posts,
     sender,
@@ -263,3 +265,33 @@ def test_a_table_as_markdown() -> None:
     assert table.markdown() == (
         "## Beside\n\n| who | rate |\n| --- | --- |\n| cdrd | 12,346 |\n| other | |\n\nSo.\n"
     )
+
+
+# The page
+
+
+def test_the_readme_quotes_the_page_word_for_word() -> None:
+    readme = measured.README.read_text()
+    assert measured.quote(readme, measured.PAGE.read_text()) == readme
+    assert "### Goals" in readme
+    assert "### Beside others" in readme
+
+
+def test_what_is_quoted_is_the_machine_the_goals_and_the_comparison() -> None:
+    tables = [Table(name, ("who",), [(name[0],)]) for name in ("Goals", "Growth", "Beside others")]
+    page = measured.page("Two cores.", tables)
+    assert measured.quoted(page) == (
+        "Two cores.\n\n### Goals\n\n| who |\n| --- |\n| G |\n\n"
+        "### Beside others\n\n| who |\n| --- |\n| B |\n"
+    )
+    first = measured.quote(f"# cdrd\n{measured.BEGIN}old\n{measured.END}More.\n", page)
+    assert first.startswith(f"# cdrd\n{measured.BEGIN}\nTwo cores.\n")
+    assert first.endswith(f"| B |\n\n{measured.END}More.\n")
+    assert measured.quote(first, page) == first
+
+
+def test_the_page_has_the_goals_that_are_set() -> None:
+    page = measured.PAGE.read_text()
+    for goal in goals.GOALS:
+        bound = f"at {'least' if goal.at_least else 'most'} {goal.shown(goal.bound)}"
+        assert re.search(rf"\| {re.escape(goal.name)} \| [^|]+ \| {re.escape(bound)} \|", page)

@@ -1,4 +1,7 @@
-"""Measures all of it and prints the tables: ``make bench``, or ``python -m tests.bench``."""
+"""Measures all of it, prints the tables and puts them on the page that the README quotes.
+
+``make bench``, or ``python -m tests.bench``. With ``--quick`` or ``--only`` nothing is written.
+"""
 
 import argparse
 import sys
@@ -16,6 +19,7 @@ from tests.bench import (
     kinds,
     latency,
     many,
+    measured,
     peers,
     posts,
     sender,
@@ -31,8 +35,9 @@ Section = tuple[Table, dict[Goal, float]]
 
 
 def main() -> None:
-    arguments = parse()
+    arguments, where = parse(), measured.machine()
     with tempfile.TemporaryDirectory(prefix="cdrd-bench-") as directory:
+        tables: list[Table] = []
         reached: dict[Goal, float] = {}
         every = sections(arguments, Path(directory))
         if unknown := set(arguments.only) - set(every):
@@ -46,8 +51,12 @@ def main() -> None:
                 tell(f"{name} failed: {failure!r}")
                 continue
             CONSOLE.print(table.on_console())
+            tables.append(table)
             reached |= found
-    CONSOLE.print(goals.table(reached).on_console())
+    tables.insert(0, goals.table(reached))
+    CONSOLE.print(tables[0].on_console())
+    if not arguments.only and not arguments.quick:
+        measured.publish(where, tables)
 
 
 def parse() -> argparse.Namespace:

@@ -1,9 +1,12 @@
 """Tables of figures: as the console shows them and as Markdown."""
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rich.table import Table as ConsoleTable
+
+WIDTH = 112
 
 
 @dataclass(slots=True)
@@ -25,7 +28,7 @@ class Table:
     def markdown(self) -> str:
         """Show it in a page."""
         lines = map(_line, (self.columns, ("---",) * len(self.columns), *self.rows))
-        remarks = "".join(f"\n{remark}\n" for remark in self.remarks)
+        remarks = "".join(f"\n{textwrap.fill(remark, WIDTH)}\n" for remark in self.remarks)
         return f"## {self.heading}\n\n" + "\n".join(lines) + "\n" + remarks
 
 
