@@ -148,6 +148,8 @@ class Journal:
 
     def _read(self, stream: IO[bytes]) -> None:
         for line in stream:
+            if not line.endswith(b"\n"):
+                return  # cut off by the end of journalctl
             entry = orjson.loads(line)
             if entry["MESSAGE"].startswith("{"):
                 entry |= orjson.loads(entry["MESSAGE"])

@@ -17,6 +17,7 @@ from tests.faults.storms import (
     reload_under_load,
     restart_with_kept_connections,
 )
+from tests.faults.systemd import restart_under_systemd
 from tests.faults.troubles import disk_fills, slow_syncs, syncs_fail, writes_fail
 
 
@@ -107,3 +108,9 @@ def test_a_start_with_much_behind_takes_calls_at_once() -> None:
     outcome = start_with_much_behind(100_000)
     assert outcome.lost == 0
     assert outcome.seconds < 20  # 2 on a machine that does nothing else
+
+
+def test_a_restart_by_systemd_under_load_loses_nothing() -> None:
+    outcome = restart_under_systemd(1)
+    assert (outcome.lost, outcome.doubled) == (0, 0)
+    assert outcome.sent > 0

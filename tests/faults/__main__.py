@@ -29,6 +29,7 @@ from tests.faults.storms import (
     reload_under_load,
     restart_with_kept_connections,
 )
+from tests.faults.systemd import kill_under_systemd, restart_under_systemd
 from tests.faults.troubles import (
     disk_fills,
     lock_held,
@@ -69,6 +70,8 @@ FAULTS = (
     Fault("a disk that is full for a while", 10, disk_fills),
     Fault("another program's lock for a while", 5, lock_held),
     Fault("a reader that is stopped", 3, reader_stopped),
+    Fault("restart by systemd", 20, restart_under_systemd),
+    Fault("SIGKILL under systemd", 20, kill_under_systemd, may_lose=True),
     Fault("a start on 10,000,000 rows", 1, lambda _: start_with_much_behind(10_000_000)),
     Fault("SIGTERM", 1, lambda _: end_under_load()),
     Fault("loss of power", 200, lose_power),

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from cdrd.simulate.reports import new_cdr
-from tests.running import DEADLINE_SECONDS, Line
+from tests.running import DEADLINE_SECONDS, Line, connect
 
 STARTED = 1571897930
 BLOCK = 20
@@ -30,7 +30,7 @@ class SendingPbx:
 
     def __init__(
         self,
-        port: int,
+        port: int | socket.socket,
         first: int = 0,
         *,
         rate: float = 0,
@@ -38,7 +38,7 @@ class SendingPbx:
         mixed: bool = False,
         padding: int = 0,
     ) -> None:
-        """``rate``: calls a second; 0 is flat out.
+        """``port``: of the daemon, or a connection to it; ``rate``: calls a second, 0 is flat out.
 
         ``mixed``: each block of them has a known call, an unreadable one and another event too;
         ``padding``: so many bytes are added to each call.
@@ -50,8 +50,7 @@ class SendingPbx:
         self._rate = rate
         self._mixed = mixed
         self._ending = b',"padding":"%b"}\n' % (b"x" * padding) if padding else b"}\n"
-        bind = (source, 0) if source else None
-        self._sock = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS, bind)
+        self._sock = port if isinstance(port, socket.socket) else connect(port, source=source)
         self._stop = threading.Event()
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._send, daemon=True)

@@ -42,7 +42,7 @@ def end_and_compare(
     assert not pbx.broken, "the connection stays"
     daemon.wait_for("call_released", call_id=pbx.last_call_id)
     status, stopped = daemon.stop()
-    assert status == 0
+    assert status == 0, (status, daemon.stderr)
     assert_accounted(stopped)
     assert stopped["received"] == pbx.reports, stopped
     database = _copied(daemon.database, aside) if aside else daemon.database

@@ -17,9 +17,9 @@ from tests.faults.outcome import Outcome, end_and_compare
 from tests.running import HQ, RunningDaemon
 from tests.small_disk import fill, small_disk
 
-RATE = 2000
+RATE = 500
 PADDING = 20 * KIB
-"""Of a call, where the WAL has to grow: a tenth of the calls are as many bytes as ten thousand."""
+"""Of a call, where the WAL has to grow by much."""
 MEMORY_BYTES = 200 * MIB
 """What both processes together may have at most."""
 
@@ -98,7 +98,7 @@ def reader_stopped(times: int) -> Outcome:
             daemon.wait_for("wal_pinned")
             reader.kill()
 
-    return _trouble(times, stop_reader, rate=RATE // 10, padding=PADDING)
+    return _trouble(times, stop_reader, rate=200, padding=PADDING)
 
 
 def _refuse(daemon: RunningDaemon, calls: str, fault: str) -> None:
