@@ -55,6 +55,7 @@ SHELL = {
     "commands.backup",
     "commands.check",
     "commands.check_api",
+    "commands.check_integrity",
     "commands.demo",
     "commands.export",
     "commands.fetch",

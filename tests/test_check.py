@@ -17,6 +17,7 @@ from cdrd.cli import main
 from cdrd.commands import check as check_module
 from cdrd.config import load_config
 from cdrd.database import wal_reset_bug
+from cdrd.schema import PAGE_BYTES
 from cdrd.simulate.pbx import SimulatedPBX
 from cdrd.simulate.reports import new_cdr
 from tests.running import HQ, RunningDaemon, counted_logins, send, write_config
@@ -165,6 +166,34 @@ def test_a_running_daemon_is_told(tmp_path: Path) -> None:
         assert (status, faults(said)) == (0, [])
         assert "running: the database is being written" in said
         assert daemon.stop()[0] == 0
+
+
+def test_the_integrity_is_looked_at_on_demand_beside_a_running_daemon(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path) as daemon:
+        send(daemon.port, calls(50))
+        daemon.wait_for_calls(50)
+        status, said = check("-c", daemon.config, "--integrity")
+        assert (status, faults(said)) == (0, [])
+        assert "whole" in said.partition("integrity of")[2]
+        assert "integrity of" not in check("-c", daemon.config)[1]
+        assert daemon.stop()[0] == 0
+
+
+def test_damage_that_nothing_else_would_find_is_found_and_told_with_advice(tmp_path: Path) -> None:
+    database = filled(tmp_path, calls(200))
+    with contextlib.closing(sqlite3.connect(database)) as writer:
+        (page,) = writer.execute("SELECT max(rootpage) FROM sqlite_schema").fetchone()
+        writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with database.open("r+b") as file:
+        file.seek(PAGE_BYTES * (page - 1))
+        file.write(b"\xff" * 100)
+    config = tmp_path / "config.toml"
+    assert check("-c", config)[0] == 0
+    status, said = check("-c", config, "--integrity")
+    assert status == 1
+    (fault,) = faults(said)
+    assert fault.startswith(f"{database} is damaged (")
+    assert ".recover" in fault
 
 
 def test_what_is_no_database_of_ours_is_to_be_mended(tmp_path: Path) -> None:

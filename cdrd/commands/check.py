@@ -24,6 +24,7 @@ import orjson
 
 from cdrd.address import parse_address
 from cdrd.commands.arguments import add_config_argument
+from cdrd.commands.check_integrity import check_integrity
 from cdrd.commands.trying import NotTried, command_guard
 from cdrd.config import (
     Config,
@@ -62,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``-c``, and whether to reach out to the PBXs."""
     add_config_argument(parser)
     parser.add_argument(
+        "--integrity",
+        action="store_true",
+        help="also look at each page of the database, all of which is read",
+    )
+    parser.add_argument(
         "--connect", action="store_true", help="also log in to each PBX that we connect to"
     )
 
@@ -79,10 +85,19 @@ def run(arguments: argparse.Namespace) -> int:
         *_check_pbxs(config, path),
         *_check_portals(config, path),
     ]
+    if arguments.integrity and database.exists() and not _lacks_shm(database):
+        faults += _check_integrity(database)
     if arguments.connect:
         faults += _connect_to_each(config, path)
         faults += _look_into_each(config, path)
     return _conclude(faults)
+
+
+def _check_integrity(database: Path) -> list[str]:
+    print(f"\nintegrity of {database}", flush=True)
+    faults = check_integrity(database)
+    _say("pages", "damaged" if faults else "whole")
+    return faults
 
 
 def _conclude(faults: list[str]) -> int:
