@@ -66,6 +66,7 @@ class CallLog:
             await asyncio.to_thread(self._lines.wait_until_room)
             if self._lines.released:
                 return  # what is not told by now is told on the next start
+            self._tell_left_out()
             try:
                 await self._catch_up()
             except sqlite3.Error:
@@ -75,6 +76,11 @@ class CallLog:
         """Tell what the database has behind what is told, as far as there is room."""
         while self._behind.is_set() and not (self._lines.full or self._lines.released):
             await self._tell_page()
+
+    def _tell_left_out(self) -> None:
+        lines, self._lines.left_out = self._lines.left_out, 0
+        if lines:
+            self._log.warning("lines_left_out", lines=lines)
 
     async def _tell_page(self) -> None:
         rows = await self._store.run(read_records, self._told, PAGE_ROWS)

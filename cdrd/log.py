@@ -57,6 +57,7 @@ class LineWriter:
         self.logged_seq = 0
         self.number_rule: NumberRule = str
         self.failure = ""
+        self.left_out = 0  # lines that had no room and do not follow
         self._descriptor = descriptor
         self._queue: SimpleQueue[tuple[bytes, int, int] | None] = SimpleQueue()
         self._beginnings = 0
@@ -196,7 +197,7 @@ def make_logger(
     logger: Logger = structlog.wrap_logger(
         _Output(writer),
         processors=[
-            partial(_drop_below_level, writer),
+            partial(_drop, writer),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             partial(_render, form, writer),
@@ -212,10 +213,19 @@ def set_level(writer: LineWriter, level: str) -> None:
     writer.least_level = logging.getLevelNamesMapping()[level.upper()]
 
 
-def _drop_below_level(
+def _drop(
     writer: LineWriter, _logger: object, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    if logging.getLevelNamesMapping()[method.upper()] < writer.least_level:
+    """Drop what is below the level, and what a reader that does not read would make us hold.
+
+    A call's line is asked for only when there is room, and follows from the database otherwise;
+    an error is rare. The others come as often as a peer likes, one for each broken report.
+    """
+    level = logging.getLevelNamesMapping()[method.upper()]
+    if level < writer.least_level:
+        raise structlog.DropEvent
+    if writer.full and level < logging.ERROR and "rows" not in event:
+        writer.left_out += 1
         raise structlog.DropEvent
     return event
 

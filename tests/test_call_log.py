@@ -47,7 +47,7 @@ class Bench:
         while ends < rows:
             pieces.append(os.read(self.reading, MIB))
             ends += pieces[-1].count(b"\n")
-        return [orjson.loads(line)["seq"] for line in b"".join(pieces).splitlines()]
+        return [orjson.loads(line).get("seq") for line in b"".join(pieces).splitlines()]
 
 
 @pytest_asyncio.fixture
@@ -95,6 +95,22 @@ async def test_rows_whose_lines_have_no_room_are_told_from_the_database_when_the
         assert await bench.read(number) == list(range(1, number + 1))
         await bench.commit(number, number + 1)
         assert await bench.read(2) == [number + 1, number + 2]
+
+
+@pytest.mark.asyncio
+async def test_other_lines_that_have_no_room_are_left_out_and_counted(bench: Bench) -> None:
+    """A peer makes as many of them as it likes; what they tell of is in quarantine."""
+    log, number = bench.calls._log, 3 * WAITING_LIMIT_BYTES // len(LARGE)
+    for each in range(number):
+        log.warning("report_quarantined", seq=each, reason=LARGE)
+    assert bench.lines._waiting_bytes < WAITING_LIMIT_BYTES + 2 * len(LARGE)
+    left_out = bench.lines.left_out
+    async with catching_up(bench.calls):
+        await bench.commit(1)
+        told = await bench.read(number - left_out + 2)
+    assert 0 < left_out < number
+    assert told == [*range(number - left_out), None, 1]
+    assert bench.lines.left_out == 0
 
 
 @pytest.mark.asyncio
