@@ -166,3 +166,36 @@ def test_what_the_wal_holds_is_read_from_the_disk_and_not_from_memory(tmp_path: 
     done = [line.split()[1].partition("(")[0] for line in trace.read_text().splitlines()]
     assert done[:3] == ["fdatasync", "fadvise64", "pread64"]
     assert "POSIX_FADV_DONTNEED" in trace.read_text()
+
+
+def test_what_a_failed_sync_may_have_lost_is_written_again_before_the_next(tmp_path: Path) -> None:
+    """The kernel may have dropped it, and have nothing to sync: a success alone proves nothing."""
+    database = tmp_path / "cdr.sqlite3"
+    connect(database, "full").close()
+    trace = tmp_path / "trace"
+    faults = (
+        "-e",
+        "trace=pwrite64,fdatasync",
+        "-e",
+        "inject=fdatasync:error=EIO:when=3",
+    )  # the second commit
+    command: list[str | Path] = ["strace", "-o", trace, *faults, "-P", f"{database}-wal"]
+    committing = f"""
+from cdrd.database import *
+connection = connect(Path({str(database)!r}), "full")
+for _ in range(3):
+    with contextlib.suppress(sqlite3.OperationalError):
+        connection.execute("UPDATE progress SET last_seq = last_seq + 1")
+"""
+    subprocess.run([*command, sys.executable, "-c", committing], check=True)
+    before, failed, after = trace.read_text().partition("EIO")
+    assert failed
+    lost = _written(before.rpartition(" = 0\n")[2])
+    assert lost
+    assert lost <= _written(after.partition("fdatasync")[0])
+
+
+def _written(traced: str) -> set[str]:
+    """The places that were written to, as a trace tells them behind the bytes."""
+    calls = [line for line in traced.splitlines() if line.startswith("pwrite64")]
+    return {call.rpartition(")")[0].rpartition(", ")[2] for call in calls}
