@@ -197,9 +197,8 @@ class ReportStream:
         mended: bool = False,
     ) -> None:
         """Take custody of the records of calls that are all of one PBX. Raises NotARecord."""
-        senders = [self.origin.sender(call.pbx_serial) for call in calls]
-        sender = senders[0]
-        if sender is None or any(other is not sender for other in senders):
+        sender = self.origin.sender_of_all(call.pbx_serial for call in calls)
+        if sender is None:
             serial = calls[0].pbx_serial
             raise NotARecord(f"serial {serial!r} belongs to no PBX configured at this address")
         records = make_records(
