@@ -25,9 +25,6 @@ from cdrd.sender import Origin
 from cdrd.stream import ReportStream, Totals
 from cdrd.systemd import Notifier
 
-MOST_CONNECTIONS: Final = 4096
-"""That one PBX, or what stands at its address, may hold to us."""
-
 DRAIN_SECONDS: Final = 3.0
 """At a stop, how long what the kernel holds for us is still read while more keeps coming."""
 
@@ -284,7 +281,7 @@ class _Read(Protocol):
 def most_connections() -> int:
     """Return how many connections a PBX may hold, so that it cannot take all descriptors."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(MOST_CONNECTIONS, allowed // 4)
+    return allowed // 2
 
 
 async def read_out(connections: Iterable[_Read]) -> None:

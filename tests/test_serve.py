@@ -670,6 +670,18 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_as_many_descriptors_are_used_as_are_allowed(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        with RunningDaemon(tmp_path) as daemon:
+            daemon.wait_for("ready")
+            allowed = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert allowed == (hard, hard)
+
+
 @pytest.mark.usefixtures("many_descriptors")
 def test_a_thousand_slow_connections_at_once_lose_nothing(tmp_path: Path) -> None:
     connections, each = 1000, 3

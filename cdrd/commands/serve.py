@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+import resource
 import sqlite3
 import sys
 
@@ -28,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("\n".join(f"{path}: {sentence}" for sentence in missing))
     if not config.pbx:
         print(f"{path}: no [[pbx]] is configured: every peer will be refused", file=sys.stderr)
+    _allow_all_descriptors()
     try:
         process = StoreProcess()
         # Imported here: it takes a tenth of a second, in which the process gets ready.
@@ -39,3 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"cdrd serve: {error}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
+
+
+def _allow_all_descriptors() -> None:
+    """Have as many connections as we may: a shell allows 1,024 unless it is asked for more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
