@@ -97,6 +97,7 @@ def main() -> int:
         if arguments.times:
             fault = fault._replace(times=arguments.times)  # noqa: PLW2901 - the same fault
         outcome = _run(fault)
+        print(outcome, file=sys.stderr, flush=True)  # an hour's table may be cut short
         broken += (f"{fault.name}: {promise}" for promise in outcome.broken)
         figures = (fault.times, outcome.sent, outcome.lost, outcome.doubled)
         shown = (f"{figure:,}" for figure in figures)
