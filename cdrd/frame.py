@@ -325,11 +325,15 @@ class Framer:
         return 0 if self._is_oversized(scan) else scan.completed_report()
 
     def _pass_over_oversized(self, scan: "_Scan") -> None:
-        """Drop what an oversized frame has shown so far, all but its head."""
+        """Drop what an oversized frame has shown so far, all but its head and its last byte.
+
+        Whether a line begins behind that byte tells if a report does.
+        """
         if self._is_oversized(scan):
-            self._keep_head(scan.position)
-            self._passed += scan.position - self._start
-            self._start = scan.position
+            end = scan.position - 1
+            self._keep_head(end)
+            self._passed += end - self._start
+            self._start = end
 
     def _keep_head(self, end: int) -> None:
         room = PAYLOAD_BYTES - len(self._head)

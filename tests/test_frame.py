@@ -486,6 +486,17 @@ def test_an_oversized_report_that_is_torn_does_not_take_its_successor() -> None:
         assert [seen(frame) for frame in frames] == [Seen(torn[:PAYLOAD_BYTES], size), Seen(GOOD)]
 
 
+def test_a_report_that_begins_a_piece_behind_an_oversized_one_is_told_by_its_line() -> None:
+    torn = b'{"action":"NewCdr","note":"' + b"x" * 300 + b'","callid":\n'
+    for piece in range(1, len(GOOD)):
+        cuts = (len(torn), len(torn) + piece)
+        assert read(torn + GOOD + b"\n", cuts, 200) == [Seen(torn, len(torn)), Seen(GOOD)]
+    # Within its line it is a value, though the piece ends as a line does.
+    nested = torn[:-1] + GOOD + b",\n" + b'"a":1}\n'
+    whole = [Seen(nested[:-1], len(nested) - 1)]
+    assert read(nested, (len(torn) - 1, len(nested) - len(b'"a":1}\n')), 200) == whole
+
+
 def test_an_oversized_report_that_never_ends_is_told_at_the_end_with_its_size() -> None:
     torn = b'{"x":"' + b"x" * 300_000
     framer = Framer(MAX)
