@@ -111,7 +111,7 @@ def section(seconds: float, tell: Callable[[str], None]) -> tuple[Table, dict[Go
             shown.remarks.append(f"Left out: {name} ({missing}).")
             continue
         tell(f"latency: {name}")
-        measured[name] = [_attempt(start, seconds, rate) for rate in (0, BACKGROUND)]
+        measured[name] = [_attempt(start, seconds, rate, tell) for rate in (0, BACKGROUND)]
         shown.rows.append((name, *map(_shown, measured[name])))
     return shown, _reached(*measured[CDRD])
 
@@ -122,10 +122,13 @@ def _servers() -> Iterator[tuple[str, Start, str]]:
         yield name, partial(peer.start, synchronous=synchronous), peer.missing()
 
 
-def _attempt(start: Start, seconds: float, background: int) -> Latency | None:
+def _attempt(
+    start: Start, seconds: float, background: int, tell: Callable[[str], None]
+) -> Latency | None:
     try:
         return measure(start, seconds, background)
-    except FAILURES:
+    except FAILURES as failure:
+        tell(f"beside {background:,} others a second it failed: {failure}")
         return None
 
 
