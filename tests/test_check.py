@@ -14,7 +14,7 @@ import pytest
 
 from cdrd.address import format_address
 from cdrd.cli import main
-from cdrd.commands import check as check_module
+from cdrd.commands import check_login
 from cdrd.config import load_config
 from cdrd.database import wal_reset_bug
 from cdrd.schema import PAGE_BYTES
@@ -411,7 +411,7 @@ def test_a_pbx_that_cannot_be_reached_is_to_be_mended(tmp_path: Path) -> None:
 def test_a_pbx_that_does_not_answer_is_told_and_taken_for_a_yes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_module, "LOGIN_SECONDS", 0.05)
+    monkeypatch.setattr(check_login, "LOGIN_SECONDS", 0.05)
     with silent_listener() as address:
         status, said = check("-c", dialled(tmp_path, address), "--connect")
     assert (status, faults(said)) == (0, [])
