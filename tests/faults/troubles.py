@@ -17,7 +17,7 @@ from tests.faults.outcome import Outcome, end_and_compare
 from tests.running import HQ, RunningDaemon
 from tests.small_disk import fill, small_disk
 
-RATE = 500
+RATE = 2000
 PADDING = 20 * KIB
 """Of a call, where the WAL has to grow by much."""
 MEMORY_BYTES = 200 * MIB
