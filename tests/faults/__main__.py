@@ -69,7 +69,7 @@ FAULTS = (
     Fault("300 ms a sync for a while", 5, slow_syncs),
     Fault("a disk that is full for a while", 5, disk_fills),
     Fault("another program's lock for a while", 5, lock_held),
-    Fault("a reader that is stopped", 3, reader_stopped),
+    Fault("a reader that is stopped", 1, reader_stopped),
     Fault("restart by systemd", 20, restart_under_systemd),
     Fault("SIGKILL under systemd", 20, kill_under_systemd, may_lose=True),
     Fault("a start on 10,000,000 rows", 1, lambda _: start_with_much_behind(10_000_000)),
