@@ -13,13 +13,13 @@ from tests.test_http_listen import read_status, request
 
 STARTED = 1571897930
 TABLES = 'http.listen = ["127.0.0.1:0"]\n' + HQ + '[[pbx]]\nname = "other"\npeers = ["127.0.0.2"]\n'
-MOST = 20
-"""What a PBX may hold of four times as many descriptors."""
+MOST = 40
+"""What a PBX may hold of twice as many descriptors."""
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
-    with RunningDaemon(tmp_path, TABLES, inside=("prlimit", f"--nofile={4 * MOST}")) as running:
+    with RunningDaemon(tmp_path, TABLES, inside=("prlimit", f"--nofile={2 * MOST}")) as running:
         yield running
         assert not running.found("fault_caught")
 
