@@ -17,7 +17,7 @@ debian = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	fi
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint bench faults fuzz clean servers peers
+.PHONY: demo test lint bench faults fuzz clean servers
 
 demo: .venv/package
 	.venv/bin/cdrd demo
@@ -30,7 +30,7 @@ lint: .venv/development
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench: .venv/development servers peers
+bench: .venv/development servers build/peers/node-red
 	.venv/bin/python -m tests.bench
 
 faults: .venv/development servers
@@ -63,7 +63,7 @@ clean:
 # $(call server,COMMAND,PACKAGE): what the tests start, and the Debian package that brings it.
 server = @command -v $(1) >/dev/null || { $(call debian,$(2)); }
 
-servers:
+servers: build/peers/syslog-ng build/peers/rsyslog
 	$(call server,curl,curl)
 	$(call server,systemd-analyze,systemd)
 	$(call server,systemd-sysusers,systemd)
@@ -73,14 +73,12 @@ servers:
 	$(call server,soffice,libreoffice-calc-nogui)
 	$(call server,sqlite3,sqlite3)
 	$(call server,strace,strace)
+	$(call server,gcc,gcc libc6-dev)
+	@test -e /usr/include/sqlite3.h || { $(call debian,libsqlite3-dev); }
+	@ls /usr/lib/*/dbd/libdbdsqlite3.so >/dev/null 2>&1 || { $(call debian,libdbd-sqlite3); }
 
 # What the bench compares with. Debian's syslog-ng and rsyslog exclude each other and would run as
 # services, so they are unpacked, not installed; what cannot be had is left out of the comparison.
-peers: build/peers/syslog-ng build/peers/rsyslog build/peers/node-red
-	-$(call server,gcc,gcc libc6-dev)
-	-@test -e /usr/include/sqlite3.h || { $(call debian,libsqlite3-dev); }
-	-@ls /usr/lib/*/dbd/libdbdsqlite3.so >/dev/null 2>&1 || { $(call debian,libdbd-sqlite3); }
-
 build/peers/syslog-ng: unpacked = syslog-ng-core syslog-ng-mod-sql
 build/peers/rsyslog: unpacked = rsyslog
 build/peers/syslog-ng build/peers/rsyslog:

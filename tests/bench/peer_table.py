@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 
 UNPACKED = Path(__file__).parents[2] / "build/peers"
-"""Where ``make peers`` has put them."""
+"""Where the Makefile puts them."""
 
 FIELDS = (
     *("callid", "timestart", "callfrom", "callto", "srctrunkname", "desttrunkname"),
