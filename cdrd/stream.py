@@ -43,12 +43,13 @@ class Totals:
     spooled: int = 0  # kept beside a damaged database, to be stored later
     events: Counter[str] = field(default_factory=Counter)
 
-    def pass_over(self, event: str) -> None:
-        """Count an event that is no released call; no record is lost with it."""
-        self.passed_over += 1
-        name = event[:MAX_EVENT_NAME_LENGTH]
-        known = name in self.events or len(self.events) < MAX_EVENT_NAMES
-        self.events[name if known else "other"] += 1
+    def pass_over(self, *events: str) -> None:
+        """Count events, by their names, that are no released calls; no record is lost with them."""
+        self.passed_over += len(events)
+        for event, times in Counter(events).items():
+            name = event[:MAX_EVENT_NAME_LENGTH]
+            known = name in self.events or len(self.events) < MAX_EVENT_NAMES
+            self.events[name if known else "other"] += times
 
 
 class Taken(NamedTuple):
@@ -142,17 +143,19 @@ class ReportStream:
         self._count(len(lines.texts))
         calls: list[ReleasedCall] = []
         raws: list[str] = []
+        events: list[str] = []
         for raw, report in zip(lines.texts, read_reports(lines.reports), strict=True):
             if type(report) is ReleasedCall:
                 calls.append(report)
                 raws.append(raw)
             elif isinstance(report, OtherEvent):
-                self._totals.pass_over(report.name)
+                events.append(report.name)
             else:  # rare; the calls before it go before it, in whatever chunks they came
                 self._take_calls(calls, raws, received_at, mended=mended)
                 calls, raws = [], []
                 self._take_rare(report, raw, received_at)
         self._take_calls(calls, raws, received_at, mended=mended)
+        self._totals.pass_over(*events)
 
     def _take_rare(self, report: ReleasedCall | Unreadable, raw: str, received_at: str) -> None:
         if isinstance(report, Unnamed) and self.source == WEBHOOK:
