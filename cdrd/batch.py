@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
-from cdrd.block import Block, as_records, pack, read_columns
+from cdrd.block import Block, pack, read_rows
 from cdrd.frame import KIB, PAYLOAD_BYTES
-from cdrd.record import CallRecord
+from cdrd.record import CallRecord, Row, new_record
 
 OVERHEAD_BYTES: Final = 1 * KIB
 """What a waiting record, or a quarantined report, takes in memory beside its text."""
@@ -96,14 +96,14 @@ class Batch:
         if records:
             self.add_block(pack(records, mended=mended))
 
-    def columns(self) -> list[Any]:
-        """Return the columns of its records, record by record."""
-        return list(chain.from_iterable(read_columns(block.columns) for block in self.blocks))
+    def rows(self) -> list[Row]:
+        """Return the columns of each of its records."""
+        return list(chain.from_iterable(read_rows(block.columns) for block in self.blocks))
 
     @property
     def records(self) -> list[CallRecord]:
         """Its records, made anew each time."""
-        return as_records(self.columns())
+        return list(map(new_record, self.rows()))
 
     @property
     def mended(self) -> list[CallRecord]:

@@ -6,19 +6,16 @@ must stay true: a block holds exactly its records, in their order.
 """
 
 import marshal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
-from typing import Any, Final
+from typing import Final
 
 from cdrd.frame import KIB
 from cdrd.line import spell_tails
-from cdrd.record import CallRecord, new_record
+from cdrd.record import CallRecord, Row, new_record
 
 SAMPLE: Final = 3
 """So many records of a block, at most, stay at hand for whoever looks at what comes in."""
-
-_WIDTH: Final = len(CallRecord._fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class Block:
     @property
     def records(self) -> list[CallRecord]:
         """Its records, made anew each time."""
-        return as_records(read_columns(self.columns))
+        return list(map(new_record, read_rows(self.columns)))
 
     def parted(self, most: int) -> "list[Block]":
         """Return it as blocks of at most so many records."""
@@ -50,23 +47,21 @@ class Block:
         return [pack(records[start : start + most], mended=self.mended) for start in starts]
 
 
-def pack(records: Sequence[CallRecord], *, plain: bool = False, mended: bool = False) -> Block:
-    """Make a block of records; ``plain``: nothing in any field has to be escaped in JSON."""
-    columns = marshal.dumps(list(chain.from_iterable(records)))  # a third less than pickle takes
-    step = -(-len(records) // SAMPLE)
-    sample = tuple(islice(enumerate(records), 0, None, step))
-    return Block(len(records), columns, spell_tails(records, plain=plain), sample, mended)
+def pack(rows: Sequence[Row], *, plain: bool = False, mended: bool = False) -> Block:
+    """Make a block of records, or of their columns alone.
+
+    ``plain``: nothing in any field has to be escaped in JSON.
+    """
+    columns = marshal.dumps(list(map(tuple, rows)))  # a third less than pickle takes
+    sample = range(0, len(rows), -(-len(rows) // SAMPLE))
+    records = tuple((place, new_record(rows[place])) for place in sample)
+    return Block(len(rows), columns, spell_tails(rows, plain=plain), records, mended)
 
 
-def read_columns(columns: bytes) -> list[Any]:
-    """Return the columns of a block's records, record by record."""
-    read: list[Any] = marshal.loads(columns)  # noqa: S302 - of our own making, in this run
-    return read
-
-
-def as_records(columns: Iterable[Any]) -> list[CallRecord]:
-    """Part columns into records."""
-    return list(map(new_record, zip(*[iter(columns)] * _WIDTH, strict=True)))
+def read_rows(columns: bytes) -> list[Row]:
+    """Return the columns of each of a block's records."""
+    rows: list[Row] = marshal.loads(columns)  # noqa: S302 - of our own making, in this run
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

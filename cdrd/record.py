@@ -103,7 +103,25 @@ def make_records(
     source: str,
     received_at: str,
 ) -> list[CallRecord]:
-    """Make the records of released calls of one PBX, as reported, each with its raw text.
+    """Make the records of released calls of one PBX: ``make_rows``, as records."""
+    rows = make_rows(calls, raws, pbx=pbx, zone=zone, source=source, received_at=received_at)
+    return list(map(new_record, rows))
+
+
+Row = tuple[Any, ...]
+"""A record's columns alone: to make a ``CallRecord`` of each takes 0.2 us."""
+
+
+def make_rows(
+    calls: Sequence[ReleasedCall],
+    raws: Sequence[str],
+    *,
+    pbx: str,
+    zone: tzinfo,
+    source: str,
+    received_at: str,
+) -> list[Row]:
+    """Make the columns of the records of released calls of one PBX, each with its raw text.
 
     ``zone`` is the PBX's, used where a call's id does not tell the offset. Raises NotARecord where
     one of them can be none; which one, the caller finds out by asking for each alone.
@@ -139,45 +157,46 @@ def make_records(
     talk_durations = _seconds("talk_duration", talk_duration)
     statuses = [STATUSES.get(word) or _known(word, STATUSES) for word in status]
     call_types = [CALL_TYPES.get(word) or _known(word, CALL_TYPES) for word in call_type]
-    rows = zip(
-        identities(
-            from_call_id,
+    return list(
+        zip(
+            identities(
+                from_call_id,
+                repeat(pbx),
+                started_local,
+                caller,
+                callee,
+                map(str, durations),
+                map(str, talk_durations),
+                statuses,
+                call_types,
+            ),
             repeat(pbx),
+            call_id,
+            cdr_id,
+            started_at,
             started_local,
+            utc_offset,
             caller,
             callee,
-            map(str, durations),
-            map(str, talk_durations),
+            source_trunk,
+            destination_trunk,
+            did_number,
+            durations,
+            talk_durations,
+            _seconds("agent_ring_time", agent_ring_time),
             statuses,
             call_types,
-        ),
-        repeat(pbx),
-        call_id,
-        cdr_id,
-        started_at,
-        started_local,
-        utc_offset,
-        caller,
-        callee,
-        source_trunk,
-        destination_trunk,
-        did_number,
-        durations,
-        talk_durations,
-        _seconds("agent_ring_time", agent_ring_time),
-        statuses,
-        call_types,
-        pin_code,
-        recording,
-        pbx_serial,
-        repeat(source),
-        repeat(received_at),
-        raws,
+            pin_code,
+            recording,
+            pbx_serial,
+            repeat(source),
+            repeat(received_at),
+            raws,
+        )
     )
-    return list(map(new_record, rows))
 
 
-new_record: Callable[[tuple[Any, ...]], CallRecord] = partial(tuple.__new__, CallRecord)
+new_record: Callable[[Row], CallRecord] = partial(tuple.__new__, CallRecord)
 """A NamedTuple's own constructor is a Python function and takes 0.45 us; this takes 0.21."""
 
 

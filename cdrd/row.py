@@ -7,6 +7,7 @@ a record that SQLite refuses costs itself alone.
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, NamedTuple
 
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall, quarantine_of
@@ -171,16 +172,14 @@ class _NotAllNew(Exception):
 
 def _insert_new(connection: sqlite3.Connection, batch: Batch, seq: int) -> _Inserted:
     """Insert records that are all new, many a statement. Raises _NotAllNew."""
-    columns = batch.columns()
-    width = len(CallRecord._fields)
+    rows = batch.rows()
     whole = batch.count - batch.count % ROWS_A_STATEMENT
     inserted = 0
-    for row in range(0, whole, ROWS_A_STATEMENT):
-        rows = columns[row * width : (row + ROWS_A_STATEMENT) * width]
-        inserted += connection.execute(_INSERT_MANY, [seq + row, *rows]).rowcount
-    for row in range(whole, batch.count):
-        columns_of_row = columns[row * width : (row + 1) * width]
-        inserted += connection.execute(_INSERT_ONE, [seq + row, *columns_of_row]).rowcount
+    for at in range(0, whole, ROWS_A_STATEMENT):
+        columns = chain.from_iterable(rows[at : at + ROWS_A_STATEMENT])
+        inserted += connection.execute(_INSERT_MANY, [seq + at, *columns]).rowcount
+    for at in range(whole, batch.count):
+        inserted += connection.execute(_INSERT_ONE, [seq + at, *rows[at]]).rowcount
     if inserted < batch.count:
         raise _NotAllNew
     return range(seq, seq + batch.count), []

@@ -15,7 +15,7 @@ import orjson
 from cdrd.batch import QuarantinedReport, Waiting
 from cdrd.block import pack
 from cdrd.frame import PAYLOAD_BYTES, Broken, Frame, Framer, Lines
-from cdrd.record import NotARecord, make_records
+from cdrd.record import NotARecord, make_rows
 from cdrd.report import OtherEvent, ReleasedCall, Unnamed, Unreadable, read_reports
 from cdrd.sender import Origin
 from cdrd.source import WEBHOOK
@@ -204,7 +204,7 @@ class ReportStream:
         if sender is None:
             serial = calls[0].pbx_serial
             raise NotARecord(f"serial {serial!r} belongs to no PBX configured at this address")
-        records = make_records(
+        rows = make_rows(
             calls,
             raws,
             pbx=sender.name,
@@ -214,7 +214,7 @@ class ReportStream:
         )
         # What JSON escapes in a field it has escaped in the report, with a backslash.
         plain = "\\" not in "".join((sender.name, *raws)) and '"' not in sender.name
-        self._waiting.arriving.add_block(pack(records, plain=plain, mended=mended))
+        self._waiting.arriving.add_block(pack(rows, plain=plain, mended=mended))
 
     def _pbx_name(self, call: ReleasedCall) -> str:
         sender = self.origin.sender(call.pbx_serial)
