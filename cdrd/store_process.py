@@ -183,7 +183,7 @@ class ProcessConnection(_Messages):
     async def _ask(self, request: object) -> Any:
         if self.ended:
             raise _ended()
-        self._requests.write(_spell(request))
+        self._requests.writelines(_spell(request))
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked.append(answer)
         return await answer
@@ -197,9 +197,9 @@ def _ended(error: Exception | None = None) -> ProcessEnded:
     return ProcessEnded(f"the process that stores has ended{f': {error}' if error else ''}")
 
 
-def _spell(message: object) -> bytes:
+def _spell(message: object) -> tuple[bytes, bytes]:
     text = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return len(text).to_bytes(SIZE_BYTES, "little") + text
+    return len(text).to_bytes(SIZE_BYTES, "little"), text
 
 
 class _Requests(_Messages):
@@ -237,7 +237,7 @@ async def _serve(answers: socket.socket, pipe: int) -> None:
         except Exception as failed:  # noqa: BLE001 - whatever it is, the caller raises it
             error = failed
         if not answering.is_closing():
-            answering.write(_spell((result, error)))
+            answering.writelines(_spell((result, error)))
 
 
 def main() -> None:
