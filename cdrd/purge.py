@@ -16,7 +16,7 @@ from cdrd.period import spell_instant
 from cdrd.schema import transaction
 from cdrd.store import Store
 
-STEP_ROWS: Final = 500
+STEP_ROWS: Final = 100
 """So many rows are looked at in a step."""
 
 FREED_PAGES: Final = STEP_ROWS
