@@ -23,7 +23,7 @@ demo: .venv/package
 	.venv/bin/cdrd demo
 
 test: .venv/development servers
-	.venv/bin/python -m pytest -n auto
+	.venv/bin/python -m pytest -n $$((2 * $$(nproc)))  # at any time half of them wait
 
 lint: .venv/development
 	.venv/bin/ruff check .

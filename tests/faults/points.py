@@ -63,7 +63,7 @@ OF_A_CHECKPOINT = (
     Point("copied, not synced", "fdatasync", _database, most=1),
 )
 OF_THE_DAEMON = (
-    Point("while a commit is handed over", "write", _requests),
+    Point("while a commit is handed over", "write,writev", _requests),
     Point("before a line is written", "write", _standard_output),
 )
 
