@@ -92,18 +92,23 @@ class Framer:
 
     def receive(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the stream."""
-        start = self._start
-        if start:
-            del self._buffer[:start]
-            self._start = 0
-            if self._buffer or self._scan is not None:
-                self._shift(start)
-            else:  # most often all was taken
-                self._line_ends = False
-                self._line_end = self._glue_searched = 0
-                self._brace_searched = self._text_searched = 0
+        self.let_go()
         self._buffer += chunk
         self._irregular = False
+
+    def let_go(self) -> None:
+        """Hold no bytes of what was taken: a thousand connections would each hold their last."""
+        start = self._start
+        if not start:
+            return
+        del self._buffer[:start]
+        self._start = 0
+        if self._buffer or self._scan is not None:
+            self._shift(start)
+        else:  # most often all was taken
+            self._line_ends = False
+            self._line_end = self._glue_searched = 0
+            self._brace_searched = self._text_searched = 0
 
     def _shift(self, dropped: int) -> None:
         """Follow the buffer, whose first bytes were dropped."""

@@ -91,6 +91,7 @@ class ReportStream:
             elif (frame := framer.next_frame()) is not None:
                 self._take_frame(frame, received_at)
             else:
+                framer.let_go()
                 return
 
     def take_whole(self, bodies: Sequence[bytes], received_at: str) -> Taken:

@@ -1,6 +1,7 @@
 """Every byte of a connection ends as a record, in quarantine or passed over, and is counted."""
 
 import json
+import tracemalloc
 from ipaddress import ip_network
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -414,3 +415,14 @@ def test_what_is_taken_of_whole_bodies_is_what_a_stream_for_each_takes(bodies: l
     assert together.totals == alone.totals
     assert sorted(together.batch.records) == sorted(alone.batch.records)
     assert sorted(together.batch.quarantined) == sorted(alone.batch.quarantined)
+
+
+def test_a_stream_that_waits_holds_nothing_of_what_was_taken() -> None:
+    chunk = b'{"action":"RING"}\n' * 4000
+    streams = [Connection() for _ in range(50)]
+    tracemalloc.start()
+    for stream in streams:
+        stream.receive(chunk)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < len(streams) * len(chunk) / 10
