@@ -101,12 +101,12 @@ async def _dialled_pbxs() -> AsyncIterator[tuple[PlayingPBX, PlayingPBX, str]]:
         await api.close()
 
 
-# 500 reports a second in all.
+# Some 500 reports a second in all: those that connect pause between their connections.
 
 
 def _connecting(port: int, choose: Random) -> list[Reporter]:
     calls = Calls(0)
-    return [Connecting(calls, 60, choose, port=port, at=address) for address in CONNECTING]
+    return [Connecting(calls, 110, choose, port=port, at=address) for address in CONNECTING]
 
 
 def _played(dialled: PlayingPBX, subscribed: PlayingPBX, choose: Random) -> list[Reporter]:
