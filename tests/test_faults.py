@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.faults.chaos import bring_through_chaos
 from tests.faults.gaps import cut_line, kill_under_posts, stop_hearing
 from tests.faults.kills import kill_under_load
 from tests.faults.outcome import Outcome
@@ -78,6 +79,11 @@ def test_a_line_that_is_cut_under_traffic_loses_nothing_that_the_history_has() -
 def test_a_daemon_that_is_dead_under_traffic_loses_nothing_that_the_history_has() -> None:
     outcome = stop_hearing(1)
     assert (outcome.lost, outcome.doubled, outcome.broken) == (0, 0, ())
+
+
+def test_a_network_that_splits_delays_half_closes_and_resets_takes_what_it_resets_alone() -> None:
+    outcome = bring_through_chaos(1)
+    assert (outcome.sent, outcome.lost, outcome.doubled) == (1500, 0, 0)
 
 
 def test_a_kill_under_posts_loses_nothing_that_is_posted_again() -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from tests.faults.chaos import bring_through_chaos
 from tests.faults.gaps import cut_line, kill_under_posts, stop_hearing
 from tests.faults.kills import kill_in_rounds
 from tests.faults.outcome import Outcome
@@ -76,6 +77,7 @@ FAULTS = (
     Fault("SIGTERM", 1, lambda _: end_under_load()),
     Fault("loss of power", 200, lose_power),
     Fault("50 PBXs with 3,000 records each", 1, lambda _: reconnect_storm(50, 3000)),
+    Fault("a network that splits, delays, half-closes, resets", 25, bring_through_chaos),
     Fault("line cut for so many seconds", 60, cut_line),
     Fault("daemon killed for so many seconds", 60, stop_hearing),
     Fault("SIGKILL while PBXs post", 100, kill_under_posts),
