@@ -161,6 +161,7 @@ async def _command(daemon: SoakedDaemon, seconds: int, end: float) -> None:
                 await _cdrd(daemon, "backup", str(daemon.directory / "copy"), "--force")
             case _:
                 pass
+    _reload(daemon, good)  # the last may have been broken
 
 
 async def _every(seconds: float, end: float) -> AsyncIterator[None]:
