@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
-from types import TracebackType
-from typing import Self
 
 from tests.faults.oracle import call, call_id
 from tests.faults.outcome import Outcome, compare
@@ -34,8 +32,6 @@ CALLS = 500
 PIECE_BYTES = 64 * 1024
 _LINGER_ZERO = struct.pack("ii", 1, 0)  # closing sends RST in place of FIN
 
-Carry = Callable[[Iterator[bytes], socket.socket, Random], None]
-
 
 def bring_through_chaos(times: int) -> Outcome:
     """Bring calls over connections of each way so often, one after the other."""
@@ -48,8 +44,8 @@ def bring_through_chaos(times: int) -> Outcome:
         carries = [carry for _ in range(times) for carry in (split, delay, half_close, reset)]
         for turn, carry in enumerate(carries):
             numbers = range(turn * CALLS, (turn + 1) * CALLS)
-            with Network(daemon.port, partial(carry, choose=choose)) as network:
-                network.bring(b"".join(map(call, numbers)))
+            with network(daemon.port, partial(carry, choose=choose)) as port:
+                send_all(port, b"".join(map(call, numbers)))
             if carry is not reset:
                 arriving.update(numbers)
                 daemon.wait_for("call_released", call_id=call_id(numbers[-1]))
@@ -93,35 +89,25 @@ def reset(pieces: Iterator[bytes], far: socket.socket, choose: Random) -> None:
     far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
 
 
-class Network:
-    """Takes one connection, and brings on what comes over it in its way."""
+@contextlib.contextmanager
+def network(port: int, carry: Callable[[Iterator[bytes], socket.socket], None]) -> Iterator[int]:
+    """Take one connection, and bring on what comes over it in this way; give where to connect."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-    def __init__(self, port: int, carry: Callable[[Iterator[bytes], socket.socket], None]) -> None:
-        self._port, self._carry = port, carry
-        self._near = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        def bring_on() -> None:
+            near, _ = listener.accept()
+            with near, connect(port) as far:
+                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                carry(iter(partial(near.recv, PIECE_BYTES), b""), far)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+        bringing = threading.Thread(target=bring_on, daemon=True)
+        bringing.start()
+        yield listener.getsockname()[1]
+        bringing.join(DEADLINE_SECONDS)
+        assert not bringing.is_alive()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._thread.join(DEADLINE_SECONDS)
-        self._near.close()
-        assert not self._thread.is_alive()
 
-    def bring(self, stream: bytes) -> None:
-        """Send a stream over it, and end."""
-        with connect(self._near.getsockname()[1]) as pbx, contextlib.suppress(ConnectionError):
-            pbx.sendall(stream)
-
-    def _run(self) -> None:
-        near, _ = self._near.accept()
-        with near, connect(self._port) as far:
-            far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._carry(iter(partial(near.recv, PIECE_BYTES), b""), far)
+def send_all(port: int, stream: bytes) -> None:
+    """Send a stream and end, or be broken off."""
+    with connect(port) as pbx, contextlib.suppress(ConnectionError):
+        pbx.sendall(stream)
