@@ -94,20 +94,6 @@ class CallRecord(NamedTuple):
     raw: str  # the report as received, as JSON text
 
 
-def make_records(
-    calls: Sequence[ReleasedCall],
-    raws: Sequence[str],
-    *,
-    pbx: str,
-    zone: tzinfo,
-    source: str,
-    received_at: str,
-) -> list[CallRecord]:
-    """Make the records of released calls of one PBX: ``make_rows``, as records."""
-    rows = make_rows(calls, raws, pbx=pbx, zone=zone, source=source, received_at=received_at)
-    return list(map(new_record, rows))
-
-
 Row = tuple[Any, ...]
 """A record's columns alone: to make a ``CallRecord`` of each takes 0.2 us."""
 

@@ -1,11 +1,12 @@
 """An example record that the tests vary."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cdrd.batch import Batch
 from cdrd.line import LOGGED
-from cdrd.record import CallRecord, identities
+from cdrd.record import CallRecord, identities, make_rows, new_record
+from cdrd.report import ReleasedCall
 
 _FIELDS = CallRecord(
     identity=0,
@@ -90,3 +91,10 @@ def content(batch: Batch) -> tuple[object, ...]:
 
 
 CALL = varied()
+
+
+def make_records(
+    calls: Sequence[ReleasedCall], raws: Sequence[str], **known: Any
+) -> list[CallRecord]:
+    """Make the records of released calls; ``known`` is what ``make_rows`` has to know of them."""
+    return list(map(new_record, make_rows(calls, raws, **known)))

@@ -15,7 +15,6 @@ import orjson
 import pytest
 
 from cdrd.database import open_reader
-from cdrd.record import make_records
 from cdrd.report import read_reports
 from cdrd.simulate.reports import new_cdr, other_event
 from tests.bench import (
@@ -39,6 +38,7 @@ from tests.bench.peer_cdrd import Cdrd
 from tests.bench.run import Run, run, syncs
 from tests.bench.server import Failed
 from tests.bench.table import Table, figure
+from tests.example import make_records
 
 SMALL = Load(3000, connections=7)
 

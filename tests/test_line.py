@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdrd.line import LOGGED, spell_tail, spell_tails, told_fields
-from cdrd.record import CallRecord, NotARecord, make_records
+from cdrd.record import CallRecord, NotARecord
 from cdrd.report import ReleasedCall, read_report
-from tests.example import CALL, varied
+from tests.example import CALL, make_records, varied
 
 FIELDS = ("callfrom", "callto", "srctrunkname", "desttrunkname", "status", "type", "recording")
 NAMED = {"action": "NewCdr", "callid": "1505352615.274", "timestart": "2017-09-14 09:30:15"}

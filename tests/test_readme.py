@@ -24,12 +24,13 @@ from cdrd.config import Config, parse_config
 from cdrd.database import open_reader
 from cdrd.frame import KIB, Frame, Framer
 from cdrd.log import CALL_RELEASED, LineWriter, log_calls, make_logger
-from cdrd.record import CallRecord, make_records
+from cdrd.record import CallRecord
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.row import Committed
 from cdrd.sender import Origin, Sender
 from cdrd.store import Store
 from cdrd.stream import ReportStream, Totals
+from tests.example import make_records
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

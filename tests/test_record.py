@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdrd.batch import Batch
-from cdrd.record import ABSENT_SECONDS, CallRecord, NotARecord, make_records, utc_milliseconds
+from cdrd.record import ABSENT_SECONDS, CallRecord, NotARecord, utc_milliseconds
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.schema import migrate
 from tests.committing import commit
+from tests.example import make_records
 
 SAMPLES = Path(__file__).parent / "samples"
 BERLIN = ZoneInfo("Europe/Berlin")

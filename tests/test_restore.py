@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from cdrd.batch import RestoredCall
 from cdrd.line import LOGGED
-from cdrd.record import CallRecord, NotARecord, make_records
+from cdrd.record import CallRecord, NotARecord
 from cdrd.report import read_row
 from cdrd.restore import COLUMNS, MAX_SEQ, restore_exported, restore_logged
-from tests.example import CALL, exported, logged, varied
+from tests.example import CALL, exported, logged, make_records, varied
 
 BERLIN = ZoneInfo("Europe/Berlin")
 Line = dict[str, Any]

@@ -12,15 +12,13 @@ import pytest
 
 from cdrd.batch import Batch, QuarantinedReport
 from cdrd.database import connect
-from cdrd.progress import (
-    read_records,
-)
-from cdrd.record import CallRecord, make_records
+from cdrd.progress import read_records
+from cdrd.record import CallRecord
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.row import _SAME_RECORD
 from cdrd.store import Store
 from tests.committing import batch_of, calls, commit, opened, rows
-from tests.example import CALL, call, holding, varied
+from tests.example import CALL, call, holding, make_records, varied
 
 IDENTITY = (
     "pbx",

@@ -8,11 +8,11 @@ from pathlib import Path
 import orjson
 
 from cdrd.batch import Batch
-from cdrd.record import make_records
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.simulate.reports import new_cdr
 from cdrd.store import Store
 from tests.bench.load import DIALECT, STARTED
+from tests.example import make_records
 
 FORMS = 1000
 SECONDS = 10 * 365 * 24 * 3600
