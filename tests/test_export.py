@@ -226,8 +226,9 @@ def test_the_files_of_a_split_are_one_state_beside_a_writing_daemon(tmp_path: Pa
         daemon.wait_for_calls(130_001)
         command: list[str | Path] = ["export", "calls", "--db", path, "--split", "--columns", "seq"]
         send(daemon.port, *(report % number for number in range(500)))
-        exported = cdrd(*command, "-o", tmp_path / "part.csv")
+        daemon.wait_for_calls(130_501)
         send(daemon.port, *(report % number for number in range(500, 600)))
+        exported = cdrd(*command, "-o", tmp_path / "part.csv")
         daemon.stop()
     assert exported.returncode == 0, exported.stderr
     seqs: list[int] = []
