@@ -69,7 +69,7 @@ class LoginAnswer:
 def seconds_to_wait(tried_at: Iterable[float], now: float) -> float:
     """Return the seconds until another refusal could not be the fifth in 10 minutes.
 
-    ``tried_at``: when logins were tried that were refused, or may have been (Unix seconds).
+    ``tried_at``: when logins were tried that were refused, or may have been (monotonic seconds).
     """
     latest = sorted(tried_at)[-MAX_REFUSALS:]
     if len(latest) < MAX_REFUSALS:

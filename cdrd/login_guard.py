@@ -48,12 +48,16 @@ def _account(username: str, host: str, port: int) -> str:
 
 
 class _Try(NamedTuple):
-    at: float  # Unix seconds
+    at: float  # seconds since the machine's start
     account: str
 
 
 class LoginFile:
-    """The logins that may have been refused: a line each, in a file beside the database."""
+    """The logins that may have been refused: a line each, in a file beside the database.
+
+    Their times are of the machine's monotonic clock, which nobody sets. A login from before its
+    start looks younger than it is, so it counts for longer.
+    """
 
     def __init__(self, database: Path) -> None:
         self._database = database.resolve()
@@ -73,9 +77,9 @@ class LoginFile:
 
     def take_back(self, accounts: Accounts, at: float) -> None:
         """Count a login no more, which was counted at an instant. Raises OSError."""
-        with self._tries(time.time()) as tries:
+        with self._tries(time.monotonic()) as tries:
             for account in accounts:
-                with contextlib.suppress(ValueError):  # the clock was set back
+                with contextlib.suppress(ValueError):  # it has become too old
                     tries.remove(_Try(at, account))
 
     @contextlib.contextmanager
@@ -109,7 +113,7 @@ class LoginFile:
 def _read(line: bytes, now: float) -> Iterator[_Try]:
     """Read a line, where it still counts.
 
-    One from the future is of a clock that was set back: how long ago it was is not known, so it
+    One from the future was before the machine's start: how long ago it was is not known, so it
     counts as of now.
     """
     with contextlib.suppress(ValueError, TypeError):  # half of a line: a longer one was there
@@ -180,7 +184,7 @@ class LoginGuard:
     async def _count(self) -> float:
         """Count a login as soon as it would not be a fifth refusal; return when that was."""
         is_told = False
-        while (wait := await self._count_at(now := time.time())) > 0:
+        while (wait := await self._count_at(now := time.monotonic())) > 0:
             if not is_told:
                 self._suspended(wait)
                 is_told = True

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.chaos import bring_through_chaos
+from tests.faults.clocks import AHEAD, set_clock
 from tests.faults.gaps import cut_line, kill_under_posts, stop_hearing
 from tests.faults.kills import kill_under_load
 from tests.faults.outcome import Outcome
@@ -58,6 +59,12 @@ def test_sigterm_under_load_loses_nothing() -> None:
     outcome = end_under_load()
     assert (outcome.lost, outcome.doubled) == (0, 0)
     assert outcome.seconds < 20
+
+
+def test_a_clock_that_is_set_under_load_loses_nothing_and_holds_nothing_up() -> None:
+    outcome = set_clock(len(AHEAD))
+    assert (outcome.lost, outcome.doubled, outcome.broken) == (0, 0, ())
+    assert outcome.sent > 0
 
 
 def test_reloads_under_load_lose_nothing() -> None:

@@ -21,6 +21,7 @@ from cdrd.pbx_api import Denied, LoginRefused, NotOffered, Unanswered, Unreachab
 from tests import quick_serve
 from tests.fake_pbx import NOWHERE, Suspended, a_guard
 from tests.running import DEADLINE_SECONDS, RunningDaemon, cdrd, counted_logins, write_config
+from tests.set_clock import SetClock
 from tests.simulated import SimulatedPbx
 
 HQ = frozenset(("api@192.0.2.10:8088",))
@@ -54,7 +55,7 @@ def test_a_login_counts_for_each_account_that_it_may_lock(database: Path) -> Non
 
 
 def test_what_is_taken_back_counts_no_more(database: Path) -> None:
-    file, now = LoginFile(database), time.time()
+    file, now = LoginFile(database), time.monotonic()
     for at in (now - 2, now - 1, now):
         file.count(HQ | BRANCH, at)
     file.take_back(HQ | BRANCH, now - 1)
@@ -71,7 +72,7 @@ def test_old_logins_are_forgotten_so_that_the_file_stays_small(database: Path) -
     assert counted_logins(database) <= 2
 
 
-def test_a_clock_that_was_set_back_suspends_no_longer_than_the_lock_out(database: Path) -> None:
+def test_a_machine_that_was_started_anew_suspends_no_longer_than_the_lock_out(database: Path) -> None:
     file = LoginFile(database)
     for _ in range(MAX_REFUSALS):
         file.count(HQ, 100_000.0)
@@ -226,7 +227,7 @@ async def test_who_waits_is_told_once_and_goes_on_when_another_takes_its_login_b
 ) -> None:
     monkeypatch.setattr("cdrd.login_guard.LOOK_SECONDS", 0.01)
     told: list[float] = []
-    tries = [time.time() - seconds for seconds in (3, 2, 1, 0)]
+    tries = [time.monotonic() - seconds for seconds in (3, 2, 1, 0)]
     for at in tries:
         LoginFile(database).count(HQ, at)
 
@@ -266,6 +267,20 @@ def test_a_wrong_password_reaches_the_pbx_four_times_whoever_tries_at_once(tmp_p
                 list(pool.map(lambda one: cdrd(one[0], "-c", daemon.config, *one[1:]), commands))
             daemon.wait_for("login_suspended")
             daemon.stop()
+        assert pbx.stop()["refusals"] == 4
+
+
+def test_a_clock_that_is_set_forward_lets_no_fifth_be_tried(tmp_path: Path) -> None:
+    clock = SetClock(tmp_path)
+    with SimulatedPbx() as pbx:
+        settings = tables(tmp_path, pbx, "wrong")
+        for ahead in (0, 3600):
+            clock.set_ahead(ahead)
+            with RunningDaemon(
+                tmp_path, settings, listen=(), environment=clock.environment
+            ) as daemon:
+                daemon.wait_for("login_suspended")
+                daemon.stop()
         assert pbx.stop()["refusals"] == 4
 
 

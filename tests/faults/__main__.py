@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.faults.chaos import bring_through_chaos
+from tests.faults.clocks import set_clock
 from tests.faults.gaps import cut_line, kill_under_posts, stop_hearing
 from tests.faults.kills import kill_in_rounds
 from tests.faults.outcome import Outcome
@@ -70,6 +71,7 @@ FAULTS = (
     Fault("300 ms a sync for a while", 5, slow_syncs),
     Fault("a disk that is full for a while", 5, disk_fills),
     Fault("another program's lock for a while", 5, lock_held),
+    Fault("a clock that is set, forward and back", 200, set_clock),
     Fault("a reader that is stopped", 1, reader_stopped),
     Fault("restart by systemd", 20, restart_under_systemd),
     Fault("SIGKILL under systemd", 20, kill_under_systemd, may_lose=True),
