@@ -26,6 +26,10 @@ PURGE: Final = "purge"
 AGE_SECONDS: Final = 3600.0
 """So often what has become too old is deleted."""
 
+LEAP_SECONDS: Final = 3600.0
+HELD_SECONDS: Final = 24 * 3600.0
+"""So long after our clock was set forward nothing is too old: it may be wrong, and set back."""
+
 
 class NotAPurge(ValueError):
     """A request that asks for no step of a purge."""
@@ -134,8 +138,17 @@ def _origin(purge: Purge, table: _Table) -> tuple[str, tuple[str, ...]]:
 
 async def keep_age(store: Store, log: Logger, max_age_days: Callable[[], int]) -> None:
     """Delete what is older than so many days, every hour; 0 keeps everything."""
+    set_to, held_until = _clock_set_to(), 0.0
     while True:
         days = max_age_days()
+        before, set_to = set_to, _clock_set_to()
+        if set_to - before > LEAP_SECONDS:
+            held_until = _since_boot() + HELD_SECONDS
+            forward = round(set_to - before)
+            if days:
+                log.warning("purge_held", forward=forward, seconds=HELD_SECONDS)
+        if _since_boot() < held_until:
+            days = 0
         oldest = datetime.now(UTC) - timedelta(days=days)
         purge = Purge(spell_instant(oldest))
         tables = purge.tables if days else ()
@@ -154,6 +167,15 @@ async def keep_age(store: Store, log: Logger, max_age_days: Callable[[], int]) -
                     quarantined=quarantined,
                 )
         await asyncio.sleep(AGE_SECONDS)
+
+
+def _since_boot() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # also what the machine has slept
+
+
+def _clock_set_to() -> float:
+    """Tell how far the wall clock is ahead of one that nobody sets."""
+    return time.time() - _since_boot()
 
 
 async def _delete(store: Store, purge: Purge, table: str) -> int:

@@ -72,7 +72,9 @@ def test_old_logins_are_forgotten_so_that_the_file_stays_small(database: Path) -
     assert counted_logins(database) <= 2
 
 
-def test_a_machine_that_was_started_anew_suspends_no_longer_than_the_lock_out(database: Path) -> None:
+def test_a_machine_started_anew_suspends_no_longer_than_the_lock_out(
+    database: Path,
+) -> None:
     file = LoginFile(database)
     for _ in range(MAX_REFUSALS):
         file.count(HQ, 100_000.0)

@@ -2,6 +2,8 @@
 
 import signal
 import sqlite3
+import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +28,7 @@ from cdrd.purge import (
 from cdrd.row import commit
 from cdrd.schema import migrate
 from cdrd.simulate.reports import new_cdr
+from tests import quick_serve
 from tests.example import varied
 from tests.portal_rows import NEW_YORK, leg
 from tests.running import (
@@ -39,7 +42,9 @@ from tests.running import (
     write_config,
 )
 from tests.running import count as rows_in
+from tests.set_clock import SetClock
 
+DAY_SECONDS = 24 * 60 * 60
 BRANCH = HQ.replace('"hq"', '"branch"')
 
 
@@ -302,3 +307,22 @@ def test_the_daemon_deletes_what_is_too_old_and_says_so(tmp_path: Path) -> None:
         status, stopped = daemon.wait_for_end()
     assert status == 0
     assert_accounted(stopped)
+
+
+def test_a_clock_that_is_set_forward_makes_nothing_old_at_once(tmp_path: Path) -> None:
+    clock, serve = SetClock(tmp_path), [sys.executable, quick_serve.__file__]
+    with RunningDaemon(
+        tmp_path,
+        "database.max_age_days = 30\n" + HQ,
+        environment=clock.environment,
+        inside=serve,
+    ) as daemon:
+        send(daemon.port, new_cdr(1, started=int(time.time())))
+        daemon.wait_for_calls(1)
+        clock.set_ahead(365 * DAY_SECONDS)
+        held, purged = daemon.wait_for("purge_held"), daemon.wait_for("records_purged")
+        daemon.stop()
+    assert held["forward"] == 365 * DAY_SECONDS
+    instants = [datetime.fromisoformat(line["timestamp"]) for line in (held, purged)]
+    assert instants[1] - instants[0] >= timedelta(seconds=held["seconds"] - 0.01)
+    assert purged["calls"] == 1
