@@ -24,6 +24,7 @@ import orjson
 Line = dict[str, Any]
 
 DEADLINE_SECONDS = 30
+CALL_RELEASED = "call_released"
 HQ = '[[pbx]]\nname = "hq"\npeers = ["127.0.0.1"]\n'
 
 
@@ -115,6 +116,7 @@ class RunningDaemon:
         self.database = directory / "cdr.sqlite3"
         self.config = write_config(directory, tables, listen)
         self.lines: list[Line] = []
+        self._calls: dict[str, Line] = {}
         self.text = b""
         self._changed = threading.Condition()
         self._ended = False
@@ -193,6 +195,13 @@ class RunningDaemon:
                 if self._ended or not self._changed.wait(left):
                     raise AssertionError(f"{times} x {wanted} was not logged: {self._tail()}")
 
+    def wait_for_call(self, call_id: str) -> Line:
+        """Wait until a call was logged; return its line, however many there are."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or call_id in self._calls, DEADLINE_SECONDS)
+            assert call_id in self._calls, f"{call_id} was not logged: {self._tail()}"
+            return self._calls[call_id]
+
     def wait_for_calls(self, number: int) -> list[Line]:
         """Wait until so many calls were logged; return their lines."""
         self.wait_for("call_released", times=number)
@@ -243,7 +252,9 @@ class RunningDaemon:
 
     def _take(self, chunk: bytes, lines: Sequence[bytes]) -> None:
         self.text += chunk
-        self.lines += map(parsed_line, lines)
+        parsed = [parsed_line(line) for line in lines]
+        self.lines += parsed
+        self._calls |= {line["call_id"]: line for line in parsed if line["event"] == CALL_RELEASED}
 
     def _tail(self) -> str:
         return f"{self.lines[-20:]}\nstderr: {self.stderr}"

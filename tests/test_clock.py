@@ -134,7 +134,7 @@ def test_a_pbx_whose_zone_or_clock_is_wrong_is_told_once_and_so_is_its_mending(
         number = next(numbers)
         started = int(time.time()) - behind - duration(number)
         send(daemon.port, new_cdr(number, started=started, utc_offset=utc_offset) + b"\n")
-        daemon.wait_for("call_released", call_id=f"{started}.{number}")
+        daemon.wait_for_call(f"{started}.{number}")
 
     with RunningDaemon(tmp_path) as daemon:
         for behind in (0, 3600, 0):

@@ -45,7 +45,7 @@ def test_of_a_pbx_that_holds_too_many_the_longest_silent_gives_way(daemon: Runni
             daemon.wait_for_calls(number + 1)
             if number == MOST - 1:
                 socks[0].sendall(call(1000))
-                daemon.wait_for("call_released", call_id=call_id(1000))
+                daemon.wait_for_call(call_id(1000))
         daemon.wait_for("peer_disconnected", times=more - MOST)
         ended = [int(line["peer"].rpartition(":")[2]) for line in daemon.found("peer_disconnected")]
         oldest = [sock.getsockname()[1] for sock in socks]

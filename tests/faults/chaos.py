@@ -48,7 +48,7 @@ def bring_through_chaos(times: int) -> Outcome:
                 send_all(port, b"".join(map(call, numbers)))
             if carry is not reset:
                 arriving.update(numbers)
-                daemon.wait_for("call_released", call_id=call_id(numbers[-1]))
+                daemon.wait_for_call(call_id(numbers[-1]))
         status, stopped = daemon.stop()
         assert status == 0
         assert_accounted(stopped)

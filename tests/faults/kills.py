@@ -98,7 +98,7 @@ def kill_under_load(
             with RunningDaemon(Path(directory), HQ) as daemon:
                 daemon.wait_for("ready")
                 with SendingPbx(daemon.port, first, rate=rate) as pbx:
-                    daemon.wait_for("call_released", call_id=call_id(first))
+                    daemon.wait_for_call(call_id(first))
                     kill(daemon, moments)
                     killed = time.monotonic()
                     daemon.kill()

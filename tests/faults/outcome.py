@@ -40,7 +40,7 @@ def end_and_compare(
     """
     pbx.stop()
     assert not pbx.broken, "the connection stays"
-    daemon.wait_for("call_released", call_id=pbx.last_call_id)
+    daemon.wait_for_call(pbx.last_call_id)
     status, stopped = daemon.stop()
     assert status == 0, (status, daemon.stderr)
     assert_accounted(stopped)

@@ -87,7 +87,7 @@ def _kill_storing(points: tuple[Point, ...], times: int, rate: float, padding: i
         began = time.monotonic()
         with SendingPbx(daemon.port, rate=rate, mixed=True, padding=padding) as pbx:
             for kill, point in enumerate(itertools.chain(*[points] * times), 1):
-                daemon.wait_for("call_released", call_id=pbx.last_call_id)
+                daemon.wait_for_call(pbx.last_call_id)
                 fault = f"signal=KILL:when={moments.randint(1, point.most)}"
                 process = daemon.storing_process()
                 with injected(process, point.calls, fault, point.path(daemon)):

@@ -188,7 +188,7 @@ def lose_power_in_a_purge(times: int, *, seed: int = 1) -> Losses:
         with recorder.daemon(tables) as daemon, SendingPbx(daemon.port, 2 * STORED, rate=200) as hq:
             done = cdrd("purge", "-c", daemon.config, "--before", "2020-01-01", "--pbx", "old")
             assert done.returncode == 0, done.stderr
-            daemon.wait_for("call_released", call_id=hq.last_call_id)
+            daemon.wait_for_call(hq.last_call_id)
             hq.stop()
             assert daemon.stop()[0] == 0
         assert len(read(daemon.database).numbers) < 2 * STORED + len(hq.sent)

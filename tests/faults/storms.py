@@ -79,13 +79,13 @@ def kill_what_stores(kills: int, *, rate: float = 2000, seed: int = 1) -> Outcom
         began = time.monotonic()
         with SendingPbx(daemon.port, rate=rate) as pbx:
             for kill in range(kills):
-                daemon.wait_for("call_released", call_id=pbx.last_call_id)
+                daemon.wait_for_call(pbx.last_call_id)
                 time.sleep(moments.uniform(0, 0.1))  # the moment of the kill is what is tried
                 os.kill(daemon.storing_process(), signal.SIGKILL)
                 daemon.wait_for("store_replaced", times=kill + 1, status=-signal.SIGKILL)
             pbx.stop()
             assert not pbx.broken
-        daemon.wait_for("call_released", call_id=pbx.last_call_id)
+        daemon.wait_for_call(pbx.last_call_id)
         status, stopped = daemon.stop()
         assert status == 0
         assert_accounted(stopped)
@@ -131,7 +131,7 @@ def restart_with_kept_connections(restarts: int, *, crash: bool) -> Outcome:
                 for _ in range(restarts):
                     manager.wait_for_store(1)
                     # Caught up: what a crash takes is what was read and not yet stored.
-                    daemon.wait_for("call_released", call_id=pbx.last_call_id)
+                    daemon.wait_for_call(pbx.last_call_id)
                     if crash:
                         daemon.kill()
                     else:
@@ -141,7 +141,7 @@ def restart_with_kept_connections(restarts: int, *, crash: bool) -> Outcome:
                     daemon.wait_for("ready")
                 pbx.stop()
                 assert not pbx.broken
-                daemon.wait_for("call_released", call_id=pbx.last_call_id)
+                daemon.wait_for_call(pbx.last_call_id)
             daemon.stop()
             outcome = compare(daemon.database, pbx.numbers, began)
             daemon.__exit__(None, None, None)

@@ -131,7 +131,7 @@ def _trouble(
         began = time.monotonic()
         with SendingPbx(daemon.port, rate=rate, mixed=True, padding=padding) as pbx:
             for _ in range(times):
-                daemon.wait_for("call_released", call_id=pbx.last_call_id)
+                daemon.wait_for_call(pbx.last_call_id)
                 trouble(daemon)
             pbx.stop()
         memory = daemon.memory_peak()
