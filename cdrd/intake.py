@@ -127,9 +127,7 @@ class Intake:
             self.paused = False
             self.room.set()
             for connection in self.connections:
-                if not connection.transport.is_closing():
-                    connection.last_byte = time.monotonic()
-                    connection.transport.resume_reading()
+                connection.read_on()
 
     def joined(self, connection: "PeerConnection") -> None:
         """Count a connection in; look hard at older ones of its address, which may be dead."""
@@ -224,6 +222,12 @@ class PeerConnection(asyncio.Protocol):
         if not self.kept_as and self.transport.get_extra_info("sslcontext") is None:
             sock = self.transport.get_extra_info("socket")
             self.kept_as = self._intake.keeper.keep(kind, sock, owner)
+
+    def read_on(self) -> None:
+        """Read again after a pause; what is left to the next process, or closed, stays unread."""
+        if not (self._is_left or self.transport.is_closing()):
+            self.last_byte = time.monotonic()
+            self.transport.resume_reading()
 
     def leave(self) -> bytes:
         """Read no more, and return what is held: the next process goes on with it."""

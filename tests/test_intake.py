@@ -19,11 +19,13 @@ from cdrd.config import BatchTable
 from cdrd.database import open_reader
 from cdrd.frame import KIB, MIB
 from cdrd.intake import Intake
+from cdrd.kept import Keeper
 from cdrd.listen import AcceptedConnection, Listener
 from cdrd.log import LineWriter, make_logger
 from cdrd.sender import Sender
 from cdrd.store import Store
 from cdrd.stream import Totals
+from cdrd.systemd import Notifier
 from cdrd.writer import Writer
 
 SOON = 20.0
@@ -64,14 +66,14 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[Bench]:
+async def opened(path: Path, keeper: Keeper | None = None) -> AsyncIterator[Bench]:
     """Make a bench whose writer does not run yet, like one whose database takes nothing."""
     store = await Store.open(path, "normal")
     descriptor = os.open(os.devnull, os.O_WRONLY)
     lines = LineWriter(descriptor)
     log = make_logger(lines)
     waiting, totals = Waiting(BOUND), Totals()
-    intake = Intake(waiting, totals, log=log, max_report_bytes=64 * KIB)
+    intake = Intake(waiting, totals, log=log, max_report_bytes=64 * KIB, keeper=keeper)
     writer = Writer(
         store,
         waiting,
@@ -166,3 +168,24 @@ def test_reading_goes_on_when_the_writer_has_made_room(tmp_path: Path, connectio
 
     with contextlib.ExitStack() as held:
         uvloop.run(flood())
+
+
+def test_what_is_left_to_the_next_process_is_not_read_when_room_is_made(tmp_path: Path) -> None:
+    """An orderly end goes on storing when it has handed its connections over."""
+    keeper = Keeper(Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}))
+
+    async def flood() -> None:
+        async with opened(tmp_path / "cdr.sqlite3", keeper) as bench, asyncio.timeout(SOON):
+            with await connect(bench.address) as sock:
+                rest = await send_while_it_reads(sock, stream(1))
+                received = bench.totals.received
+                assert bench.intake.paused
+                bench.intake.hand_over()
+                committing = asyncio.create_task(bench.writer.run())
+                bench.writer.stop()
+                await committing
+                assert not bench.intake.paused
+                await send_while_it_reads(sock, rest)
+                assert bench.totals.received == bench.stored() == received < REPORTS
+
+    uvloop.run(flood())
