@@ -106,7 +106,7 @@ async def _dialled_pbxs() -> AsyncIterator[tuple[PlayingPBX, PlayingPBX, str]]:
 
 def _connecting(port: int, choose: Random) -> list[Reporter]:
     calls = Calls(0)
-    return [Connecting(calls, 110, choose, port=port, at=address) for address in CONNECTING]
+    return [Connecting(calls, 130, choose, port=port, at=address) for address in CONNECTING]
 
 
 def _played(dialled: PlayingPBX, subscribed: PlayingPBX, choose: Random) -> list[Reporter]:
