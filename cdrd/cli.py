@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cdrd import __version__
-from cdrd.config import ConfigError
-from cdrd.exits import EXIT_CONFIG, EXIT_DONE
+from cdrd.exits import EXIT_CONFIG, EXIT_DONE, ConfigError
 
 COMMANDS: Final = {
     "serve": "the daemon, in the foreground; its log on stdout",

@@ -28,6 +28,7 @@ from pydantic_core import ErrorDetails
 
 from cdrd.address import parse_address
 from cdrd.door import Door
+from cdrd.exits import ConfigError
 from cdrd.frame import KIB
 from cdrd.sender import Sender
 
@@ -37,10 +38,6 @@ SHA256_DIGITS: Final = 64
 
 POSTING: Final = ("http", "webhook")
 """The kinds of [pbx.events] whose PBX posts to us."""
-
-
-class ConfigError(Exception):
-    """The configuration cannot be used; the text names every fault, a line each."""
 
 
 def _is_address(text: str) -> str:

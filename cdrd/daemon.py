@@ -17,6 +17,7 @@ from typing import Any, Final
 from cdrd import __version__
 from cdrd.config import Config
 from cdrd.database import wal_reset_bug
+from cdrd.exits import ConfigError
 from cdrd.gap_watch import Pace
 from cdrd.kept import Keeper, take_passed
 from cdrd.log import LineWriter, Logger, make_logger, under_journald, use_console
@@ -174,5 +175,10 @@ async def serve(
 
     Raises ConfigError for files that it cannot use.
     """
+    try:
+        daemon = Daemon(config, config_path, process, pace)
+    except ConfigError:
+        process.abandon()
+        raise
     with contextlib.suppress(asyncio.CancelledError):
-        await Daemon(config, config_path, process, pace).run()
+        await daemon.run()

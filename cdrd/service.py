@@ -20,7 +20,6 @@ from cdrd.beside import Beside
 from cdrd.clock import ClockWatch
 from cdrd.config import (
     Config,
-    ConfigError,
     Portal,
     load_config,
     missing_packages,
@@ -28,6 +27,7 @@ from cdrd.config import (
 )
 from cdrd.control import remove_control, serve_control
 from cdrd.door import Door, entrances
+from cdrd.exits import ConfigError
 from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
 from cdrd.http_listen import ANSWER_SECONDS, Bounds, HttpConnections

@@ -70,7 +70,7 @@ class Store:
             store = cls(path, durability, await _lock(path), process)
         except StoreUnusable:
             if process is not None:
-                await process.abandon()
+                process.abandon()
             raise
         try:
             await store._connect()

@@ -75,17 +75,20 @@ class StoreProcess:
 
     async def end(self) -> int:
         """Wait until the process has ended, which the pipe's end has it do; return its status."""
-        try:
-            return await asyncio.to_thread(self._process.wait, END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return await asyncio.to_thread(self._process.wait)
+        return await asyncio.to_thread(self._wait)
 
-    async def abandon(self) -> None:
+    def abandon(self) -> None:
         """End a process that was given nothing to do."""
         self.answers.close()
         os.close(self.requests)
-        await self.end()
+        self._wait()
+
+    def _wait(self) -> int:
+        try:
+            return self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
 
 class _Messages(asyncio.Protocol):

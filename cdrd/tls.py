@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdrd.config import ConfigError, Tls, secret_path
+from cdrd.config import Tls, secret_path
+from cdrd.exits import ConfigError
 
 
 def server_context(tls: Tls, config_path: Path) -> ssl.SSLContext | None:

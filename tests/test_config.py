@@ -13,13 +13,13 @@ from pydantic import BaseModel
 
 from cdrd.config import (
     Config,
-    ConfigError,
     Events,
     find_config,
     load_config,
     parse_config,
     read_secret,
 )
+from cdrd.exits import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 COMMENTED = re.compile(r"^# (\w+ = .*|\[+[\w.]+\]+)$", re.MULTILINE)

@@ -204,10 +204,9 @@ def test_whoever_is_left_alone_does_what_was_asked_for_and_lets_go_of_the_lock(
     assert Path(f"{path}-wal").exists(), "as after any crash"
 
 
-@pytest.mark.asyncio
-async def test_a_process_whose_caller_has_gone_before_it_opened_anything_ends() -> None:
+def test_a_process_whose_caller_has_gone_before_it_opened_anything_ends() -> None:
     process = StoreProcess()
-    await process.abandon()
+    process.abandon()
     assert process._process.returncode == 0
 
 

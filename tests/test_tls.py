@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from cdrd.config import ConfigError, Tls
+from cdrd.config import Tls
+from cdrd.exits import ConfigError
 from cdrd.simulate.reports import new_cdr
 from cdrd.tls import server_context
 from tests.running import (

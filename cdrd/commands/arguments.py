@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from cdrd.config import ConfigError, find_config, load_config
+from cdrd.exits import ConfigError
 
 STDIN: Final = "-"
 """The FILE that is standard input."""
@@ -48,6 +48,9 @@ def database_path(arguments: argparse.Namespace) -> Path:
     if arguments.db:
         path = Path(arguments.db)
     else:
+        # Imported here: it takes a tenth of a second, and serve has other things to do first.
+        from cdrd.config import find_config, load_config  # noqa: PLC0415
+
         path = Path(load_config(find_config(arguments.config, os.environ)).database.path)
     return existing(path)
 

@@ -23,7 +23,6 @@ from cdrd.commands.check_login import connect_to_each, read_password
 from cdrd.commands.label import say
 from cdrd.config import (
     Config,
-    ConfigError,
     Events,
     History,
     Pbx,
@@ -34,7 +33,7 @@ from cdrd.config import (
     missing_packages,
 )
 from cdrd.dial import CONNECT_SECONDS
-from cdrd.exits import EXIT_DONE, EXIT_FAILED
+from cdrd.exits import EXIT_DONE, EXIT_FAILED, ConfigError
 from cdrd.pbx_api import (
     Unreachable,
     base_of,

@@ -24,9 +24,9 @@ from rich.progress import Progress
 from cdrd.batch import Batch
 from cdrd.commands.arguments import Usage, add_config_argument
 from cdrd.commands.trying import NotTried, command_guard
-from cdrd.config import Config, ConfigError, History, Pbx, find_config, load_config
+from cdrd.config import Config, History, Pbx, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
-from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, ConfigError
 from cdrd.fetch import Window, windows
 from cdrd.gaps import FAILURES, Counts, Ways, fetch_window
 from cdrd.handover import TooLarge, make_requests

@@ -25,9 +25,9 @@ from rich.progress import Progress
 from cdrd.batch import QuarantinedReport
 from cdrd.commands.arguments import STDIN, Usage, add_config_argument, open_stdin
 from cdrd.commands.zones import add_timezone_argument
-from cdrd.config import Config, ConfigError, Portal, find_config, load_config
+from cdrd.config import Config, Portal, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
-from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, ConfigError
 from cdrd.frame import KIB, PAYLOAD_BYTES
 from cdrd.leg import ConferenceLeg, NotALeg, make_leg
 from cdrd.leg_request import make_answer, make_request

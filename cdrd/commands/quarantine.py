@@ -17,10 +17,10 @@ from rich.text import Text
 
 from cdrd.commands.arguments import add_config_argument, add_database_arguments, database_path
 from cdrd.commands.tables import printable
-from cdrd.config import Config, ConfigError, find_config, load_config
+from cdrd.config import Config, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.database import open_reader
-from cdrd.exits import EXIT_DONE, EXIT_FAILED
+from cdrd.exits import EXIT_DONE, EXIT_FAILED, ConfigError
 from cdrd.quarantine import Kept, drop_quarantined, read_quarantine, retry
 from cdrd.record import MAX_INTEGER
 from cdrd.schema import NotOurDatabase, check_schema

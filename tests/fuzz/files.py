@@ -11,8 +11,9 @@ from zlib import crc32
 import orjson
 
 from cdrd.columns import RECORDS, lay_out
-from cdrd.config import ConfigError, parse_config
+from cdrd.config import parse_config
 from cdrd.csv_lines import CsvLines
+from cdrd.exits import ConfigError
 from cdrd.leg import ConferenceLeg, NotALeg, make_leg, merge
 from cdrd.leg_request import _checked
 from cdrd.portal_file import PortalFile, PortalFileError, Row
