@@ -4,6 +4,7 @@
 """
 
 import argparse
+import compileall
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+import cdrd
 from tests.bench import (
     exports,
     goals,
@@ -23,12 +25,14 @@ from tests.bench import (
     peers,
     posts,
     sender,
+    stages,
 )
 from tests.bench.contender import take_turns
 from tests.bench.goals import Goal
 from tests.bench.load import Load, render
 from tests.bench.table import Table, figure
 
+PACKAGE = Path(cdrd.__file__).parent
 CONSOLE = Console(width=None if sys.stdout.isatty() else 120)
 
 Section = tuple[Table, dict[Goal, float]]
@@ -36,6 +40,7 @@ Section = tuple[Table, dict[Goal, float]]
 
 def main() -> None:
     arguments, where = parse(), measured.machine()
+    compileall.compile_dir(PACKAGE, quiet=1)  # as pip does where it is not installed in place
     with tempfile.TemporaryDirectory(prefix="cdrd-bench-") as directory:
         tables: list[Table] = []
         reached: dict[Goal, float] = {}
@@ -100,6 +105,7 @@ def sections(arguments: argparse.Namespace, loads: Path) -> Mapping[str, Callabl
     return {
         "peers": beside,
         "loads": loaded,
+        "stages": lambda: (stages.section(200 if quick else 2000), {}),
         "latency": lambda: latency.section(2 if quick else 15, tell),
         "growth": lambda: growth.section(load, arguments.rows, rounds, loads, tell),
         "idle": lambda: idle.section(5 if quick else 60, tell),
