@@ -67,7 +67,7 @@ class DialledConnection(PeerConnection):
         else:
             self.decide(Verdict.ACCEPTED)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Read the answer first; the stream passes over its text, and loses nothing behind it."""
         if self._answer is not None:
             self.answered = True

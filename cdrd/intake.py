@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from cdrd.address import format_address
 from cdrd.batch import Waiting
+from cdrd.frame import KIB
 from cdrd.gap_watch import GapWatch, NoWatch
 from cdrd.kept import Keeper
 from cdrd.log import Logger
@@ -27,6 +28,10 @@ from cdrd.systemd import Notifier
 
 DRAIN_SECONDS: Final = 3.0
 """At a stop, how long what the kernel holds for us is still read while more keeps coming."""
+
+READ_BYTES: Final = 256 * KIB
+PAUSED_BYTES: Final = 256
+"""So much is read at once, at most; and of a connection that comes while reading is paused."""
 
 IDLE_LOOK_SECONDS: Final = 5.0
 """How often it is looked whether there is an idle timeout now, while there was none."""
@@ -86,6 +91,7 @@ class Intake:
         self.max_report_bytes = max_report_bytes
         self.idle_timeout = idle_timeout
         self.most_connections = most_connections()
+        self.buffer = memoryview(bytearray(READ_BYTES))  # what is read stays no longer than a call
         self._unsuspected: defaultdict[str, set[PeerConnection]] = defaultdict(set)
         self._writer: Waker | None = None
         self._deserted = asyncio.Event()
@@ -109,6 +115,10 @@ class Intake:
             totals=self.totals,
             max_report_bytes=self.max_report_bytes,
         )
+
+    def read_buffer(self) -> memoryview:
+        """Return where bytes are read to: little of it once what waits has reached its bound."""
+        return self.buffer[:PAUSED_BYTES] if self.paused else self.buffer
 
     def arrived(self) -> None:
         """Wake the writer, and pause all reading once what waits has reached its bound."""
@@ -189,7 +199,7 @@ class Intake:
                     connection.drop(f"silent for {self.idle_timeout:g} s")
 
 
-class PeerConnection(asyncio.Protocol):
+class PeerConnection(asyncio.BufferedProtocol):
     """One connection whose bytes are a stream of reports."""
 
     transport: asyncio.Transport
@@ -235,13 +245,22 @@ class PeerConnection(asyncio.Protocol):
         self.transport.pause_reading()
         return self.stream.leave()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - we know what we have room for
+        """Return where the next bytes go."""
+        return self._intake.read_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what has been read there."""
+        self.data_received(self._intake.buffer[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
         """Take custody of what arrived, at once."""
         self.last_byte = time.monotonic()
         self.stream.receive(data, utc_milliseconds(time.time()))
         self._intake.arrived()
         if self._intake.paused:
-            # uvloop begins to read after connection_made, so a pause made there would not last.
+            # uvloop begins to read after connection_made, so a pause made there would not last:
+            # each of a thousand that connect meanwhile is read once, but little.
             self.transport.pause_reading()
 
     def is_beside(self, other: "PeerConnection", names: tuple[str, ...]) -> bool:
@@ -273,6 +292,10 @@ class PeerConnection(asyncio.Protocol):
 
     def ended(self, reason: str) -> None:
         """Say that the connection has ended; for the two kinds of connection to tell."""
+
+
+Receiver = asyncio.Protocol | PeerConnection
+"""What is handed the bytes of an accepted connection."""
 
 
 class _Read(Protocol):

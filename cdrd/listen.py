@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, cast
 
 from cdrd.address import format_address, parse_address
-from cdrd.intake import Adopted, Intake, PeerConnection, RateLimited, peer_of
+from cdrd.intake import Adopted, Intake, PeerConnection, RateLimited, Receiver, peer_of
 from cdrd.kept import Passed
 from cdrd.log import Logger
 from cdrd.sender import Origin, Sender, origin_of
@@ -63,7 +63,7 @@ class Listener:
         self,
         addresses: Sequence[str],
         source: str,
-        accept: Callable[[], asyncio.Protocol],
+        accept: Callable[[], Receiver],
         passed: Sequence[socket.socket] = (),
     ) -> list[int]:
         """Listen on each ``host:port``; ``accept`` makes what receives a connection there.
@@ -217,7 +217,7 @@ class AcceptedConnection(PeerConnection):
             if pbx in begun:
                 self._intake.gaps.mended(pbx)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Take custody of what arrived; a stranger's bytes are nobody's."""
         if self._known:
             super().data_received(data)

@@ -49,7 +49,7 @@ class LoginAnswer:
     def __init__(self) -> None:
         self._text = b""
 
-    def receive(self, chunk: bytes) -> Verdict:
+    def receive(self, chunk: bytes | memoryview) -> Verdict:
         """Take bytes of the answer and tell what has been said."""
         self._text += chunk
         response = _RESPONSE.search(self._text)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from cdrd.frame import KIB
-from cdrd.intake import peer_of, unread_bytes
+from cdrd.intake import Receiver, peer_of, unread_bytes
 from cdrd.tls import names_in
 
 HANDSHAKE_SECONDS: Final = 10.0
@@ -40,7 +40,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
     def __init__(
         self,
         context: ssl.SSLContext,
-        accept: Callable[[], asyncio.Protocol],
+        accept: Callable[[], Receiver],
         gate: Gate,
         patience: float = HANDSHAKE_SECONDS,
     ) -> None:
@@ -52,7 +52,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         self._patience = patience
         self._below: asyncio.Transport
         self._tls: ssl.SSLObject
-        self._above: asyncio.Protocol | None = None  # until the hands are shaken
+        self._above: Receiver | None = None  # until the hands are shaken
         self._deaf = True  # what arrives is nobody's
         self._peer_ended = False
         self._fault: ssl.SSLError | None = None
@@ -191,7 +191,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
             self._refuse(f"no handshake within {self._patience:g} s")
         self._below.abort()
 
-    def _read(self, above: asyncio.Protocol) -> None:
+    def _read(self, above: Receiver) -> None:
         parts: list[bytes] = []
         try:
             while part := self._tls.read(READ_BYTES):  # a TLS record at a time
@@ -209,7 +209,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         elif ended and not self._deaf and not self._end_of_peer(above):
             self.close()
 
-    def _end_of_peer(self, above: asyncio.Protocol) -> bool:
+    def _end_of_peer(self, above: Receiver) -> bool:
         """Tell the connection above, once; return whether it stays open for an answer."""
         if self._peer_ended:
             return True
