@@ -7,7 +7,7 @@ is asked for, so that nobody pays for what nobody reads.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,9 @@ from cdrd.address import format_address, parse_address
 from cdrd.stream import Totals
 
 TEXT: Final = "text/plain"
+
+MOST_CONNECTIONS: Final = 32
+"""Whoever reaches the address could else take all descriptors; the newest have their places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +130,28 @@ class MetricsServer:
         faults = logging.getLogger(__name__)
         faults.addFilter(_is_ours)
         self._runner = web.AppRunner(pages, access_log=None, handle_signals=False, logger=faults)
+        self._server: asyncio.Server | None = None
 
     async def open(self, address: str) -> str:
         """Serve on a ``host:port``; return the one that it became. Raises OSError."""
         await self._runner.setup()
         host, port = parse_address(address)
-        await web.TCPSite(self._runner, host, port).start()
-        name: Iterable[object] = self._runner.addresses[0]
-        opened, number, *_ = name
-        return format_address(str(opened), int(str(number)))
+        self._server = await asyncio.get_running_loop().create_server(self._accept, host, port)
+        opened, number, *_ = self._server.sockets[0].getsockname()
+        return format_address(opened, number)
 
     async def close(self) -> None:
         """Serve no more."""
+        if self._server is not None:
+            self._server.close()
         await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        assert server is not None
+        for oldest in server.connections[: -MOST_CONNECTIONS + 1]:  # in the order of their coming
+            oldest.force_close()
+        return server()
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

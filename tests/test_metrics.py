@@ -1,5 +1,6 @@
 """The figures are those of the rows, and health tells what is true just now."""
 
+import contextlib
 import re
 import threading
 import time
@@ -13,7 +14,7 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cdrd.metrics import MetricsServer, State
+from cdrd.metrics import MOST_CONNECTIONS, MetricsServer, State
 from cdrd.simulate.reports import new_cdr, other_event
 from cdrd.stream import Totals
 from tests.running import DEADLINE_SECONDS, HQ, RunningDaemon, cdrd, connect, send, write_config
@@ -166,3 +167,14 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels) > 0
     assert all(target["expr"] for panel in panels for target in panel["targets"])
+
+
+def test_who_says_nothing_takes_no_place_from_who_asks(daemon: RunningDaemon) -> None:
+    (opened,) = daemon.found("listener_opened", source="metrics")
+    port = int(opened["address"].rpartition(":")[2])
+    with contextlib.ExitStack() as held:
+        silent = [held.enter_context(connect(port)) for _ in range(3 * MOST_CONNECTIONS)]
+        for _ in range(2):  # those that came at once are counted by the next one
+            assert ask(daemon, "healthz") == (200, "ok\n")
+        for sock in silent[: 2 * MOST_CONNECTIONS]:
+            assert sock.recv(1) == b""
