@@ -8,6 +8,8 @@ own is restored as it was; nothing in a file is guessed.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
+from enum import Enum, auto
+from itertools import groupby
 from typing import Any, Final
 
 from cdrd import report
@@ -116,27 +118,25 @@ class CaptureStream(ReportStream):
         self._provenance = provenance
 
     def _take_lines(self, lines: Lines, received_at: str, *, mended: bool = False) -> None:
-        reports, exported = Lines([], []), Lines([], [])
-        for text, parsed in zip(lines.texts, lines.reports, strict=True):
-            event = parsed.get("event")
-            if _is_report(parsed, event):
-                lines_of_kind = reports
-            elif event is None:
-                lines_of_kind = exported
-            else:
-                self._count(1)
-                self._take_logged(text, parsed, event, received_at)
+        start, kinds = 0, [_kind(parsed) for parsed in lines.reports]
+        for kind, run in groupby(kinds):  # what came first is taken first
+            end = start + len(list(run))
+            of_kind = Lines(lines.texts[start:end], lines.reports[start:end])
+            start = end
+            if kind is _Kind.REPORT:
+                super()._take_lines(of_kind, received_at, mended=mended)
                 continue
-            lines_of_kind.texts.append(text)
-            lines_of_kind.reports.append(parsed)
-        self._count(len(exported.texts))
-        self._take_exported(exported, received_at)
-        super()._take_lines(reports, received_at, mended=mended)
+            self._count(len(of_kind.texts))
+            if kind is _Kind.EXPORTED:
+                self._take_exported(of_kind, received_at)
+            else:
+                for text, parsed in zip(of_kind.texts, of_kind.reports, strict=True):
+                    self._take_logged(text, parsed, received_at)
 
     def _take_exported(self, lines: Lines, received_at: str) -> None:
         """Restore all together where they can be, else each."""
         try:
-            for call in restore_exported(lines.reports) if lines.texts else ():
+            for call in restore_exported(lines.reports):
                 self._waiting.arriving.add_restored(call)
         except NotARecord as error:
             if len(lines.texts) == 1:
@@ -145,8 +145,9 @@ class CaptureStream(ReportStream):
             for text, parsed in zip(lines.texts, lines.reports, strict=True):
                 self._take_exported(Lines([text], [parsed]), received_at)
 
-    def _take_logged(self, text: str, parsed: dict[str, Any], event: str, received_at: str) -> None:
+    def _take_logged(self, text: str, parsed: dict[str, Any], received_at: str) -> None:
         """Restore a call; anything else that the daemon has logged holds no record."""
+        event = parsed["event"]
         if event != CALL_RELEASED:
             self._totals.pass_over(event)
             return
@@ -164,13 +165,22 @@ class CaptureStream(ReportStream):
         self._quarantine(broken_text(text, str(error)), named, received_at)
 
 
-def _is_report(parsed: dict[str, Any], event: object) -> bool:
-    """Tell a report from a line of our own export or log, whose keys no PBX has."""
+class _Kind(Enum):
+    """What a line of a file is: a PBX's report, or one of our own export or log."""
+
+    REPORT = auto()
+    EXPORTED = auto()
+    LOGGED = auto()
+
+
+def _kind(parsed: dict[str, Any]) -> _Kind:
+    """Tell a report from a line of our own, whose keys no PBX has."""
+    event = parsed.get("event")
     if "join_time" in parsed and "portal" in parsed:
         raise NotImportable("holds conference calls: use cdrd import conferences")
     if "action" in parsed or event == report.CALL_RELEASED:
-        return True
+        return _Kind.REPORT
     if event is None:
-        return "started_at" not in parsed
+        return _Kind.EXPORTED if "started_at" in parsed else _Kind.REPORT
     logged = isinstance(event, str) and "timestamp" in parsed and "level" in parsed
-    return not logged and event != CALL_RELEASED
+    return _Kind.LOGGED if logged or event == CALL_RELEASED else _Kind.REPORT
