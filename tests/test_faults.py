@@ -62,7 +62,7 @@ def test_sigterm_under_load_loses_nothing() -> None:
 
 
 def test_a_clock_that_is_set_under_load_loses_nothing_and_holds_nothing_up() -> None:
-    outcome = set_clock(len(AHEAD))
+    outcome = set_clock(len(AHEAD), rate=500)
     assert (outcome.lost, outcome.doubled, outcome.broken) == (0, 0, ())
     assert outcome.sent > 0
 

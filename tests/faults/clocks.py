@@ -22,14 +22,14 @@ APART_SECONDS: Final = 1.0
 """So late we may be in taking a time ourselves."""
 
 
-def set_clock(times: int) -> Outcome:
+def set_clock(times: int, *, rate: float = 2000) -> Outcome:
     """Set the daemon's clock so often while calls come; each call is told as soon as ever."""
     slowest = 0.0
     with tempfile.TemporaryDirectory(prefix="cdrd-clock-") as directory:
         clock = SetClock(Path(directory))
         with RunningDaemon(Path(directory), HQ, environment=clock.environment) as daemon:
             began = time.monotonic()
-            with SendingPbx(daemon.port, rate=2000, mixed=True) as pbx:
+            with SendingPbx(daemon.port, rate=rate, mixed=True) as pbx:
                 for ahead in itertools.islice(itertools.cycle(AHEAD), times):
                     clock.set_ahead(ahead)
                     number = pbx.next + BLOCK  # what may be on its way had the clock before
