@@ -27,6 +27,9 @@ ABSENT_SECONDS: Final = -1
 """Seconds that the PBX left out. The views show them as NULL."""
 
 _QUARTER: Final = 15 * MINUTES
+_EPOCH_LENGTH: Final = 12
+"""So many digits are no epoch of any call."""
+
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - local times are compared without a zone
 _MINUTE_LENGTH: Final = len("2017-09-14 09:30")
 _LOCAL_MINUTE: Final = re.compile(r"\d{4}(?:-\d\d-\d\d[ T]|/\d\d/\d\d )\d\d:\d\d", re.ASCII)
@@ -112,8 +115,7 @@ def make_rows(
     ``zone`` is the PBX's, used where a call's id does not tell the offset. Raises NotARecord where
     one of them can be none; which one, the caller finds out by asking for each alone.
 
-    It works field by field, not call by call: 2.0 us a record in blocks of 100, where call by call
-    it was 2.4 us more.
+    It works field by field, which takes less than call by call: 2.0 us a record in blocks of 100.
     """
     (
         call_id,
@@ -253,7 +255,8 @@ def starts(said: Sequence[str], call_ids: Sequence[str], zone: tzinfo) -> _Start
     The integer part of a call's id is the UTC epoch of its start on these PBXs (so in every
     record seen); then it tells the offset, also in the hour that a clock change repeats.
     """
-    heads = [call_id.partition(".")[0] for call_id in call_ids]
+    # Cut off, for they are kept: a peer must not fill our memory with ids.
+    heads = [call_id[:_EPOCH_LENGTH].partition(".")[0] for call_id in call_ids]
     found = map(_start, said, heads, repeat(zone))
     started_at, started_local, utc_offset, told = zip(*found, strict=True)
     return started_at, started_local, utc_offset, told
@@ -273,7 +276,7 @@ def _start(said: str, head: str, zone: tzinfo) -> _Start:
     except (ValueError, KeyError) as error:
         raise _no_time(said) from error
     started_local = minute + ending
-    if len(head) < 12 and head.isdecimal() and head.isascii():
+    if len(head) < _EPOCH_LENGTH and head.isdecimal() and head.isascii():
         offset = epoch + second - int(head)
         if offset % _QUARTER == 0 and -MAX_UTC_OFFSET <= offset <= MAX_UTC_OFFSET:
             started_at = _utc_minute(epoch - offset) + ending + "Z"

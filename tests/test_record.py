@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -342,6 +343,18 @@ def test_a_nonsense_start_is_quoted_in_the_reason(said: str) -> None:
     assert reason.startswith("timestart")
     assert said[:20] in reason
     assert len(reason) < 200
+
+
+def test_nothing_is_kept_of_long_ids() -> None:
+    """What a start is is kept for the calls of the same second, the id's first digits with it."""
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            record_of(new_cdr(callid=f"{number:0100000}.1"))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 @settings(max_examples=500)
