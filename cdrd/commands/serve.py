@@ -58,11 +58,14 @@ def _failed(error: Exception) -> int:
 @contextlib.contextmanager
 def _hidden(package: str) -> Iterator[None]:
     """Have whatever is imported meanwhile do without a package that it can do without."""
+    before = sys.modules.get(package)
     sys.modules[package] = None  # type: ignore[assignment] # Python's way to say that it is not there
     try:
         yield
     finally:
         del sys.modules[package]
+        if before is not None:
+            sys.modules[package] = before
 
 
 def _allow_all_descriptors() -> None:
