@@ -26,6 +26,7 @@ import uvloop
 
 from cdrd.connection import Arguments, Connect, Result, ThreadConnection
 from cdrd.frame import KIB
+from cdrd.sqlite_library import set_up_for_one_thread
 
 SIZE_BYTES: Final = 8
 PIPE_BYTES: Final = 1024 * KIB
@@ -247,6 +248,7 @@ def main() -> None:
     """Serve whoever has started this process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the caller's end is ours
+    set_up_for_one_thread()
     answers, pipe = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     # The lock is never closed: it ends with the process.
     if socket.recv_fds(answers, len(LOCK), 1)[0] == LOCK:

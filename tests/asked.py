@@ -1,5 +1,7 @@
 """What the tests ask of the process that stores: it imports this module to do it."""
 
+import _sqlite3
+import ctypes
 import os
 import sqlite3
 from pathlib import Path
@@ -7,6 +9,11 @@ from pathlib import Path
 
 def process_id(_: sqlite3.Connection) -> int:
     return os.getpid()
+
+
+def counted_memory(_: sqlite3.Connection) -> int:
+    """Tell how many bytes SQLite has counted that it uses."""
+    return int(ctypes.CDLL(_sqlite3.__file__).sqlite3_memory_used())
 
 
 def end_process(_: sqlite3.Connection) -> None:

@@ -130,6 +130,7 @@ SHELL = {
     "simulate.subscribed",
     "simulate.web_api",
     "spool",
+    "sqlite_library",
     "store",
     "store_process",
     "subscribe",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import os
 import signal
@@ -19,9 +20,17 @@ from cdrd.batch import Batch
 from cdrd.database import open_reader
 from cdrd.progress import read_progress, read_records
 from cdrd.row import Turn
+from cdrd.sqlite_library import set_up_for_one_thread
 from cdrd.store import Store, StoreUnusable
 from cdrd.store_process import ProcessConnection, ProcessEnded, StoreProcess
-from tests.asked import commit_and_end, end_process, process_id, refuse, wait_for_file
+from tests.asked import (
+    commit_and_end,
+    counted_memory,
+    end_process,
+    process_id,
+    refuse,
+    wait_for_file,
+)
 from tests.example import call, holding
 
 SOON = 20.0
@@ -50,6 +59,18 @@ async def test_it_is_another_process_that_stores(store: Store) -> None:
     assert committed.duplicates == 1
     assert await store.run(process_id) != os.getpid()
     assert await store.run(read_records, 0, 10) == committed.stored
+
+
+@pytest.mark.asyncio
+async def test_it_has_set_up_sqlite_for_its_one_thread(store: Store) -> None:
+    assert await store.run(counted_memory) == 0
+    with contextlib.closing(open_reader(store.path)) as reader:
+        assert counted_memory(reader) > 0  # as Python sets it up, here
+
+
+def test_a_python_that_hides_sqlite_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert not set_up_for_one_thread()
 
 
 @pytest.mark.asyncio
