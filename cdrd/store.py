@@ -116,9 +116,14 @@ class Store:
         self._wal_pages += PAGES_A_COMMIT + batch.stored_size // PAGE_BYTES
         return committed_of(outcome, batch)
 
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the WAL has grown by 16 MiB since the last checkpoint, about."""
+        return self._wal_pages >= CHECKPOINT_PAGES
+
     async def checkpoint_if_due(self) -> Checkpoint | None:
-        """Copy the WAL into the database once it has grown by 16 MiB; never waits for readers."""
-        if self._wal_pages < CHECKPOINT_PAGES:
+        """Copy the WAL into the database where that is due; never waits for readers."""
+        if not self.checkpoint_due:
             return None
         self._wal_pages = 0
         return await self.run(checkpoint)

@@ -82,6 +82,7 @@ class Writer:
         self._attempt_began: float | None = None
         self._turn = 0
         self._attempts: deque[_Attempt] = deque()  # of the batches taken, in their order
+        self._copying: asyncio.Task[None] | None = None  # the WAL, into the database
         self.failing = False
 
     def wake(self) -> None:
@@ -105,13 +106,15 @@ class Writer:
             while self._waiting:
                 await self._commit(self._waiting.take(self.grouping.max_records))
             if self._stopping:
+                if self._copying is not None:
+                    await self._copying
                 return
 
     async def commit_beside(self, batch: Batch) -> Committed:
         """Commit what was not received in this run, and tell it; raises sqlite3.Error."""
         committed = await self._store_batch(batch)
         self._warn(batch, committed)
-        await self._make_room()
+        self._make_room()
         return committed
 
     async def store_legs(self, arrival: Arrival) -> StoredLegs:
@@ -119,7 +122,7 @@ class Writer:
         outcome = await self._store.run(store_legs, arrival)
         self._store.wrote(len(arrival.legs))
         self._tell_legs(arrival, outcome)
-        await self._make_room()
+        self._make_room()
         return outcome
 
     def _tell_legs(self, arrival: Arrival, outcome: StoredLegs) -> None:
@@ -203,11 +206,15 @@ class Writer:
             self._warn(batch, committed)
         if self._waiting.roomy:
             self._room_made()
-        await self._make_room()
+        self._make_room()
 
-    async def _make_room(self) -> None:
-        """Keep the WAL from growing without bound."""
-        self._tell_wal(await self._checkpoint())
+    def _make_room(self) -> None:
+        """Keep the WAL from growing without bound, while the next batches are handed over."""
+        if self._copying is not None and self._copying.done():
+            self._copying.result()  # raises what nobody has foreseen
+            self._copying = None
+        if self._copying is None and self._store.checkpoint_due:
+            self._copying = asyncio.create_task(self._checkpoint())
 
     def _warn(self, batch: Batch, committed: Committed) -> None:
         for record in batch.mended:
@@ -329,13 +336,12 @@ class Writer:
         self.calls.tell(committed.restored)
         return committed
 
-    async def _checkpoint(self) -> Checkpoint | None:
+    async def _checkpoint(self) -> None:
         try:
-            return await self._store.checkpoint_if_due()
+            self._tell_wal(await self._store.checkpoint_if_due())
         except sqlite3.Error as error:
             # The rows are safe in the WAL, and the next checkpoint copies them.
             self._log.warning("checkpoint_failed", error=str(error))
-            return None
 
     def _tell_wal(self, checkpoint: Checkpoint | None) -> None:
         """Warn, once a minute at most, of a reader that keeps the WAL from being reused.

@@ -164,8 +164,30 @@ async def test_what_was_ahead_of_a_failure_is_stored_behind_it(bench: Bench) -> 
 
 
 @pytest.mark.asyncio
+async def test_what_is_stored_makes_room_while_a_checkpoint_is_under_way(bench: Bench) -> None:
+    slow_disk, slow_checkpoint = threading.Event(), threading.Event()
+    blocking = [asyncio.create_task(bench.store.run(lambda _: slow_disk.wait(SOON)))]
+    writer = bench.writer(max_records=10)
+    async with running(writer), asyncio.timeout(SOON):
+        bench.receive(*range(40))
+        writer.wake()
+        await asyncio.sleep(0)
+        blocking += [asyncio.create_task(bench.store.run(lambda _: slow_checkpoint.wait(SOON)))]
+        await asyncio.sleep(0)
+        bench.store.wrote(100_000)  # a checkpoint is due, behind all of these
+        stored = asyncio.Event()
+        bench.waiting.when_committed(stored.set)
+        slow_disk.set()
+        await stored.wait()
+        assert not blocking[1].done()
+        slow_checkpoint.set()
+        await asyncio.gather(*blocking)
+    assert not bench.store.checkpoint_due
+
+
+@pytest.mark.asyncio
 async def test_a_row_is_told_once_although_its_commit_is_heard_of_late(bench: Bench) -> None:
-    """The log catches up with what is committed while the writer waits for a checkpoint."""
+    """The log catches up with what is committed while the answers are under way."""
     slow_disk = threading.Event()
     blocking = asyncio.create_task(bench.store.run(lambda _: slow_disk.wait(SOON)))
     writer = bench.writer(max_records=10)
@@ -173,7 +195,6 @@ async def test_a_row_is_told_once_although_its_commit_is_heard_of_late(bench: Be
         bench.receive(*range(40))
         writer.wake()
         await asyncio.sleep(0)
-        bench.store.wrote(100_000)  # a checkpoint is due, behind all of these
         writer.calls.look_behind()
         catching_up = asyncio.create_task(writer.calls._catch_up())
         await asyncio.sleep(0)
@@ -192,7 +213,6 @@ async def test_rows_are_told_in_the_order_of_their_commits(bench: Bench) -> None
         bench.receive(*range(20))
         writer.wake()
         await asyncio.sleep(0)
-        bench.store.wrote(100_000)
         beside = asyncio.create_task(writer.commit_beside(holding([call(100)])))
         await asyncio.sleep(0)
         slow_disk.set()
