@@ -111,6 +111,7 @@ def reload_under_load(reloads: int) -> Outcome:
                 times = len(daemon.found(event)) + 1
                 daemon.process.send_signal(signal.SIGHUP)
                 daemon.wait_for(event, times=times)
+                daemon.wait_for_call(pbx.last_call_id)  # so that each falls into a batch of calls
             pbx.stop()
             assert not pbx.broken
         assert len(daemon.found("peer_connected")) == 1
