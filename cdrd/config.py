@@ -4,7 +4,6 @@ The rule that must stay true: a configuration is accepted whole or not at all; a
 key by its dotted path and says what to do, and no secret stands in the file.
 """
 
-import difflib
 import importlib.util
 import os
 import tomllib
@@ -399,6 +398,8 @@ def _sentence(fault: ErrorDetails) -> str:
 
 def _likely(loc: tuple[int | str, ...]) -> str:
     """Name the key that was likely meant."""
+    import difflib  # noqa: PLC0415 - for a mistake alone, and it takes 1 MiB
+
     table: Any = Config
     for part in loc[:-1]:
         if isinstance(part, str):

@@ -35,8 +35,10 @@ _MINUTE_LENGTH: Final = len("2017-09-14 09:30")
 _LOCAL_MINUTE: Final = re.compile(r"\d{4}(?:-\d\d-\d\d[ T]|/\d\d/\d\d )\d\d:\d\d", re.ASCII)
 _SECONDS_OF: Final = {f":{second:02}": second for second in range(60)}
 
-_COMMON_SECONDS: Final = {"": ABSENT_SECONDS} | {str(number): number for number in range(2 * HOURS)}
-"""Looking one up takes 0.1 us, working it out 0.2."""
+_COMMON_SECONDS: Final = {"": ABSENT_SECONDS} | {
+    str(number): number for number in range(HOURS // 2)
+}
+"""Looking one up takes 0.1 us, working it out 0.2; two hours of them were 2 MiB of memory."""
 
 STATUSES: Final = {
     "ANSWERED": "ANSWERED",
