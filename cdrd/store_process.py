@@ -220,24 +220,26 @@ class _Requests(_Messages):
         self.waiting.put_nowait(None)
 
 
-async def _serve(answers: socket.socket, pipe: int) -> None:
-    """Do what is asked for until the caller closes the pipe, or is gone."""
+async def _serve(answers: socket.socket, pipe: int, opened: list[ThreadConnection]) -> None:
+    """Do what is asked for until the caller closes the pipe, or is gone.
+
+    The connection joins ``opened``.
+    """
     loop = asyncio.get_running_loop()
     requests = os.fdopen(pipe, "rb", buffering=0)
     _, requested = await loop.connect_read_pipe(_Requests, requests)
     answering, _ = await loop.create_unix_connection(asyncio.Protocol, sock=answers)
-    connection: ThreadConnection | None = None
     while (text := await requested.waiting.get()) is not None:
         result = error = None
         try:
             request = pickle.loads(text)  # noqa: S301 - of our caller
-            if connection is None:
-                connection = await ThreadConnection.open(request)
+            if not opened:
+                opened.append(await ThreadConnection.open(request))
             elif request == CLOSE:
-                await connection.close()
+                await opened[0].close()
             else:
                 function, args, kwargs = request
-                result = await connection.run(function, *args, **kwargs)
+                result = await opened[0].run(function, *args, **kwargs)
         except Exception as failed:  # noqa: BLE001 - whatever it is, the caller raises it
             error = failed
         if not answering.is_closing():
@@ -254,15 +256,16 @@ def main() -> None:
     if socket.recv_fds(answers, len(LOCK), 1)[0] == LOCK:
         answers.setblocking(False)
         status = 0
+        # A connection that its caller has not closed must not be, and would be once nobody knows
+        # it: that takes the WAL from readers who may not make it anew.
+        opened: list[ThreadConnection] = []
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(answers, pipe))
+                runner.run(_serve(answers, pipe, opened))
         except BaseException:  # noqa: BLE001 - likewise
             traceback.print_exc()
             status = 1
-        # A connection that its caller has not closed must not be: that takes the WAL from readers
-        # who may not make it anew. Its thread would keep the process alive.
-        os._exit(status)
+        os._exit(status)  # the connection's thread would keep the process alive
 
 
 if __name__ == "__main__":

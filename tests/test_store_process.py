@@ -216,8 +216,11 @@ def test_whoever_is_left_alone_does_what_was_asked_for_and_lets_go_of_the_lock(
     path, pipe = tmp_path / "cdr.sqlite3", tmp_path / "pipe"
     os.mkfifo(pipe)
     command = [sys.executable, "-c", ORPHAN, str(path), str(pipe)]
-    ended = subprocess.run(command, check=False, timeout=SOON)
-    assert ended.returncode == -signal.SIGKILL
+    warn = {"PYTHONWARNINGS": "always"}  # so that a connection that is let go of says so
+    ended = subprocess.run(
+        command, check=False, timeout=SOON, env=os.environ | warn, stderr=subprocess.PIPE
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, b"")
     with Path(f"{path}.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
     with contextlib.closing(open_reader(path)) as reader:
