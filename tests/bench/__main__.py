@@ -75,7 +75,7 @@ def parse() -> argparse.Namespace:
         type=int,
         nargs="+",
         metavar="N",
-        help="files to add to, rising (default: 1000000 10000000; 50000000 need 30 GB)",
+        help="files to add to, rising (default: 1000000 10000000; 50000000 need 65 GB)",
     )
     arguments = parser.parse_args()
     arguments.rows = arguments.rows or ([10_000, 100_000] if arguments.quick else [10**6, 10**7])
