@@ -82,6 +82,7 @@ def test_a_new_connection_takes_over_from_a_half_dead_one(tmp_path: Path, cable:
         cable.peer(daemon.port, 1) as vanishing,
     ):
         old = daemon.wait_for("peer_connected")["peer"]
+        daemon.wait_for_calls(1)  # what has not left the PBX yet would never come
         cable.run(cable.there, "ip", "link", "set", "far", "down")
         vanishing.communicate("vanish\n")
         cable.run(cable.there, "ip", "link", "set", "far", "up")
