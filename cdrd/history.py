@@ -126,17 +126,22 @@ class _Rows:
     def __init__(self, header: Header) -> None:
         self._header = header
         self._lines: deque[tuple[bytes, int]] = deque()  # each with its size before it was cut
-        self._rest = b""
-        self._dropped = 0  # bytes of the rest
+        self._rest = bytearray()  # the beginning of a line
+        self._size = 0  # of all that has come of it
 
     def receive(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes; of a line longer than 64 KiB only the beginning is held."""
-        *whole, rest = (self._rest + chunk).split(b"\n")
-        for line in whole:
-            self._lines.append((line, len(line) + self._dropped))
-            self._dropped = 0
-        self._rest = rest[:PAYLOAD_BYTES]
-        self._dropped += len(rest) - len(self._rest)
+        *ends, rest = bytes(chunk).split(b"\n")
+        for end in ends:
+            self._hold(end)
+            self._lines.append((bytes(self._rest), self._size))
+            self._rest.clear()
+            self._size = 0
+        self._hold(rest)
+
+    def _hold(self, piece: bytes) -> None:
+        self._rest += piece[: PAYLOAD_BYTES - len(self._rest)]
+        self._size += len(piece)
 
     def next_row(self, ended: str = "") -> list[str] | Broken | None:
         """Return the cells of the next row, or what is none; None until more bytes have come.

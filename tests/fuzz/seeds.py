@@ -49,6 +49,7 @@ ROWS = [
     b'1495779310.371,2017-05-25 22:15:10,"10\n00",91000,29,21,"a""b",Inbound,,\r\n',
     b'1495779310.371;2017-05-25 22:15:10;"1000;91000;29;21;ANSWERED;Inbound;;\n' * 3,
     HEADER + b"\n1\t2\t3\n\xff\n",
+    b"00,29{1*\x9f\xff4-",  # no line of a history ends, and it came in many pieces
 ]
 LOGGED = orjson.dumps(
     {"timestamp": "2017-09-14T01:30:44.518112Z", "level": "info", "event": "call_released"}
