@@ -185,6 +185,17 @@ async def test_what_is_stored_makes_room_while_a_checkpoint_is_under_way(bench: 
     assert not bench.store.checkpoint_due
 
 
+async def answers_come_together(bench: Bench, slow_disk: threading.Event) -> None:
+    """Let the store do all that it was asked for before the loop hears of any of it."""
+    done = threading.Event()
+    await asyncio.sleep(0)
+    last = asyncio.create_task(bench.store.run(lambda _: done.set()))
+    await asyncio.sleep(0)
+    slow_disk.set()
+    assert done.wait(SOON)
+    await last
+
+
 @pytest.mark.asyncio
 async def test_a_row_is_told_once_although_its_commit_is_heard_of_late(bench: Bench) -> None:
     """The log catches up with what is committed while the answers are under way."""
@@ -197,8 +208,7 @@ async def test_a_row_is_told_once_although_its_commit_is_heard_of_late(bench: Be
         await asyncio.sleep(0)
         writer.calls.look_behind()
         catching_up = asyncio.create_task(writer.calls._catch_up())
-        await asyncio.sleep(0)
-        slow_disk.set()
+        await answers_come_together(bench, slow_disk)
         await asyncio.gather(blocking, catching_up)
     assert [line["seq"] for line in bench.events("call_released")] == list(range(1, 41))
 
@@ -214,8 +224,7 @@ async def test_rows_are_told_in_the_order_of_their_commits(bench: Bench) -> None
         writer.wake()
         await asyncio.sleep(0)
         beside = asyncio.create_task(writer.commit_beside(holding([call(100)])))
-        await asyncio.sleep(0)
-        slow_disk.set()
+        await answers_come_together(bench, slow_disk)
         await asyncio.gather(blocking, beside)
     assert [line["seq"] for line in bench.events("call_released")] == list(range(1, 22))
 
