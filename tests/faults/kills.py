@@ -51,6 +51,11 @@ class Kills:
         )
 
     @property
+    def remark(self) -> str:
+        """Tell how old what was lost had become."""
+        return f"the oldest had come {self.oldest_loss * 1000:.0f} ms before"
+
+    @property
     def faults(self) -> list[str]:
         """Name the promises that were not kept."""
         kept = {
@@ -70,9 +75,8 @@ def kill_in_rounds(kills: int) -> Outcome:
         result.add(kill_under_load(times, rate=2000, seed=1 + result.kills))
         print(result, file=sys.stderr, flush=True)
     seconds = time.monotonic() - began
-    remark = f"the oldest had come {result.oldest_loss * 1000:.0f} ms before"
     figures = (result.sent, result.lost, result.doubled)
-    return Outcome(*figures, seconds, remark, tuple(result.faults))
+    return Outcome(*figures, seconds, result.remark, tuple(result.faults))
 
 
 def _kill_at_some_moment(daemon: RunningDaemon, moments: random.Random) -> None:

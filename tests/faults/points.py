@@ -109,7 +109,7 @@ def kill_daemon_at_points(times: int) -> Outcome:
 
         result.add(kill_under_load(times, rate=RATE, seed=times, kill=kill))
     figures = (result.sent, result.lost, result.doubled)
-    return Outcome(*figures, time.monotonic() - began, "", tuple(result.faults))
+    return Outcome(*figures, time.monotonic() - began, result.remark, tuple(result.faults))
 
 
 def kill_while_draining(times: int) -> Outcome:
