@@ -119,7 +119,7 @@ class RunningDaemon:
         self.config = write_config(directory, tables, listen)
         self.lines: list[Line] = []
         self._calls: dict[str, Line] = {}
-        self.text = b""
+        self._chunks: list[bytes] = []
         self._changed = threading.Condition()
         self._ended = False
         self._log, stdout = os.pipe()
@@ -158,6 +158,11 @@ class RunningDaemon:
     def stderr(self) -> str:
         """What it has said on stderr."""
         return (self.directory / "stderr").read_text()
+
+    @property
+    def text(self) -> bytes:
+        """What it has logged so far, as it came."""
+        return b"".join(self._chunks)
 
     @property
     def ports(self) -> list[int]:
@@ -253,7 +258,7 @@ class RunningDaemon:
             self._changed.notify_all()
 
     def _take(self, chunk: bytes, lines: Sequence[bytes]) -> None:
-        self.text += chunk
+        self._chunks.append(chunk)
         parsed = [parsed_line(line) for line in lines]
         self.lines += parsed
         self._calls |= {line["call_id"]: line for line in parsed if line["event"] == CALL_RELEASED}
