@@ -28,7 +28,9 @@ from cdrd.stream import Totals
 from cdrd.systemd import Notifier
 from cdrd.tls import server_context
 
-LOG_FLUSH_SECONDS: Final = 2.0
+LOG_SECONDS: Final = 1.5
+"""At a stop, how long the reader of the log is waited for, thrice at most."""
+
 STATUS_SECONDS: Final = 5.0
 
 
@@ -62,11 +64,11 @@ class Daemon:
             log = self._make_logger()
             self._say_started(log, store)
             await self._serve(store, log)
-            await asyncio.to_thread(self._lines.flush, LOG_FLUSH_SECONDS)
+            await asyncio.to_thread(self._lines.finish, LOG_SECONDS)
         finally:
             await store.close(self._lines.logged_seq)
         self._say_stopped(log)
-        await asyncio.to_thread(self._lines.close, LOG_FLUSH_SECONDS)
+        await asyncio.to_thread(self._lines.close, LOG_SECONDS)
 
     async def _serve(self, store: Store, log: Logger) -> None:
         service = Service(

@@ -22,7 +22,7 @@ import orjson
 import structlog
 
 from cdrd.block import StoredRows
-from cdrd.frame import KIB, MIB
+from cdrd.frame import MIB
 from cdrd.line import spell_tail, told_fields
 from cdrd.record import CallRecord
 
@@ -31,9 +31,6 @@ NumberRule = Callable[[str], str]
 
 WAITING_LIMIT_BYTES: Final = 8 * MIB
 """More than this is not rendered ahead of a reader of the log that does not read."""
-
-WRITE_BYTES: Final = 64 * KIB
-"""What is written at once: a slow reader is told from one that does not read at all."""
 
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 DISK_SECONDS: Final = 1.0
@@ -63,8 +60,8 @@ class LineWriter:
         self._beginnings = 0
         self._waiting_bytes = 0
         self._waiting_entries = 0
-        self._written_bytes = 0
         self._released = False
+        self._leaving = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -108,30 +105,34 @@ class LineWriter:
             self._released = True
             self._changed.notify_all()
 
-    def flush(self, patience: float) -> bool:
-        """Block until all is written, or nothing has been for ``patience`` seconds; tell which."""
+    def flush(self, seconds: float) -> bool:
+        """Block until all is written; False where that takes longer."""
         with self._changed:
-            while self._waiting_entries:
-                written = self._written_bytes
-                moved = self._changed.wait_for(
-                    lambda: not self._waiting_entries or self._written_bytes > written,  # noqa: B023
-                    patience,
-                )
-                if not moved:
-                    return False
-        return True
+            return self._changed.wait_for(lambda: not self._waiting_entries, seconds)
 
-    def close(self, patience: float) -> None:
+    def finish(self, seconds: float) -> None:
+        """Write what waits, in time: the calls that are left by then are told on the next start.
+
+        What is being written is given as long again, so that it is not told twice.
+        """
+        if not self.flush(seconds):
+            self._leaving = True
+            self.flush(seconds)
+
+    def close(self, seconds: float) -> None:
         """Write what waits and end the thread; one that hangs in a write is left behind."""
         self._queue.put(None)
-        if self.flush(patience):
-            self._thread.join(patience)
+        if self.flush(seconds):
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
             lines, last_seq, beginning = entry
             try:
-                self._write_all(lines)
+                if self._leaving and last_seq:
+                    last_seq = 0
+                else:
+                    self._write_all(lines)
             except OSError as error:
                 # The rows are stored; those that were not told are told on the next start.
                 self.failure = self.failure or str(error)
@@ -147,7 +148,7 @@ class LineWriter:
         rest = memoryview(lines)
         while rest:
             try:
-                written = os.write(self._descriptor, rest[:WRITE_BYTES])
+                rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:
                 # Somebody made our standard output non-blocking: a terminal is shared so.
                 select.select([], [self._descriptor], [])
@@ -156,10 +157,6 @@ class LineWriter:
                 if error.errno in DISK_FULL and self._wait_for_disk():
                     continue
                 raise
-            rest = rest[written:]
-            with self._changed:
-                self._written_bytes += written
-                self._changed.notify_all()
 
     def _wait_for_disk(self) -> bool:
         """Wait a while; False where the daemon stops, and the next start has to tell the rest."""

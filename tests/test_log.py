@@ -365,6 +365,33 @@ def test_a_stop_does_not_wait_for_a_full_disk() -> None:
     os.close(descriptor)
 
 
+def test_a_stop_leaves_the_calls_that_a_slow_reader_keeps_waiting() -> None:
+    with pipe() as (reading, writing):
+        lines = LineWriter(writing)
+        begun, left = b"x" * 200_000, b"left\n"
+        lines.write(begun, 1)  # more than a pipe holds
+        lines.write(left, 2)
+        lines.write(b"event\n")
+        lines.write(left, 3)
+        lines.finish(0.01)
+        lines.write(b"stopped\n")
+        told = begun + b"event\nstopped\n"
+        assert read(reading, len(told)) == told
+        assert lines.flush(SOON)
+        assert lines.logged_seq == 1
+        lines.close(SOON)
+
+
+def test_a_stop_writes_what_a_reader_takes(tmp_path: Path) -> None:
+    out = Out(tmp_path / "log")
+    out.lines.write(b"told\n", 1)
+    out.lines.finish(SOON)
+    assert out.text() == "told\n"
+    assert out.lines.logged_seq == 1
+    out.lines.close(SOON)
+    os.close(out.descriptor)
+
+
 def test_closing_writes_what_waits(tmp_path: Path) -> None:
     out = Out(tmp_path / "log")
     for number in range(100):
