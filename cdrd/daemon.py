@@ -25,13 +25,15 @@ from cdrd.service import Service, prepare
 from cdrd.store import Store
 from cdrd.store_process import StoreProcess
 from cdrd.stream import Totals
-from cdrd.systemd import Notifier
+from cdrd.systemd import MICROSECONDS, Notifier
 from cdrd.tls import server_context
 
 LOG_SECONDS: Final = 1.5
 """At a stop, how long the reader of the log is waited for, thrice at most."""
 
 STATUS_SECONDS: Final = 5.0
+STOP_SECONDS: Final = 15
+"""So much time is asked for, again and again, until all that was received is kept."""
 
 
 class Daemon:
@@ -90,7 +92,9 @@ class Daemon:
             await self._until_stopped(service)
         finally:
             self._notifier.notify("STOPPING=1", "STATUS=committing what was received")
+            asking = asyncio.create_task(self._ask_for_time(service))
             await service.end()
+            asking.cancel()
 
     def _say_stopped(self, log: Logger) -> None:
         """Account for everything received: the last line of a run."""
@@ -161,6 +165,14 @@ class Daemon:
             alive = () if service.stalled else ("WATCHDOG=1",)
             self._notifier.notify(f"STATUS={service.status()}", *alive)
             await asyncio.sleep(interval)
+
+
+    async def _ask_for_time(self, service: Service) -> None:
+        """Keep systemd from killing a daemon that waits for a disk with room."""
+        while True:
+            if not service.stalled:
+                self._notifier.notify(f"EXTEND_TIMEOUT_USEC={STOP_SECONDS * MICROSECONDS}")
+            await asyncio.sleep(STATUS_SECONDS)
 
 
 def _log_fault(log: Logger, context: dict[str, Any]) -> None:

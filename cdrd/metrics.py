@@ -78,7 +78,7 @@ def _of_the_run(state: State) -> Iterator[Metric]:
         ("stored", "Reports that became a new row.", totals.stored),
         ("duplicate", "Reports of a call that was stored before.", totals.duplicate),
         ("quarantined", "Reports that went to quarantine.", totals.quarantined),
-        ("spooled", "Reports kept beside a damaged database.", totals.spooled),
+        ("spooled", "Reports kept beside a database that does not take them.", totals.spooled),
     ):
         yield CounterMetricFamily(f"cdrd_reports_{name}", told, value=count)
     yield _counter("cdrd_events_passed_over", "Other events than calls.", "event", totals.events)

@@ -231,6 +231,7 @@ class Service:
     async def end(self) -> None:
         """Accept no more, commit what was received, and close."""
         self._stopping = True
+        self.writer.hurry()
         intake, posting = self._intake, self._posting
         if self._control is not None:
             self._control.close()
@@ -239,6 +240,7 @@ class Service:
         self._listener.close()
         connections = len(intake.connections) + len(posting.connections)
         self._log.info("stopping", connections=connections, waiting=len(self._waiting))
+        await self._until_roomy()
         await asyncio.gather(intake.drain(), posting.drain(), read_out(self._pbxs.subscriptions))
         intake.hand_over()
         await self._pbxs.end()
@@ -251,6 +253,13 @@ class Service:
         await posting.close()
         if self._metrics is not None:
             await self._metrics.close()
+
+    async def _until_roomy(self) -> None:
+        """Wait until reading may go on, or until a fault of ours is what keeps it from that."""
+        room = asyncio.create_task(self._intake.room.wait())
+        either: set[asyncio.Future[Any]] = {room, self.background.fault}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        room.cancel()
 
     def _give_up(self, passed: Passed) -> None:
         """Close what was kept of a PBX that is dialled no longer, or otherwise."""

@@ -40,7 +40,7 @@ class Totals:
     duplicate: int = 0
     quarantined: int = 0
     passed_over: int = 0
-    spooled: int = 0  # kept beside a damaged database, to be stored later
+    spooled: int = 0  # kept beside the database, to be stored later
     events: Counter[str] = field(default_factory=Counter)
 
     def pass_over(self, *events: str) -> None:

@@ -4,6 +4,7 @@ The rule that must stay true: the writer takes all that waits the moment it is f
 is durable within milliseconds and a flood makes its own batches; a line follows its row's commit;
 and a commit that fails is tried again, with reading paused once the bound of what waits is met.
 What a damaged database cannot take goes to the spool, which is as durable, and is not tried again.
+At a stop so does what any database does not take.
 """
 
 import asyncio
@@ -76,6 +77,7 @@ class Writer:
         self.spool = Spool(store.path)
         self.calls = CallLog(store, log, lines)
         self._arrived = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._stopping = False
         self._wal_told = self._spool_told = -MINUTE
         self._pin: _Pin | None = None
@@ -89,6 +91,10 @@ class Writer:
         """Tell the writer that something waits."""
         self._arrived.set()
         self._attempt_ahead()
+
+    def hurry(self) -> None:
+        """Spool from now on what the database has not taken: who stops us may not wait for it."""
+        self._hurried.set()
 
     def stop(self) -> None:
         """Let ``run`` return once nothing waits any more."""
@@ -267,18 +273,25 @@ class Writer:
                 self._log.error(
                     "commit_failed", error=str(error), waiting=len(self._waiting), retry_in=delay
                 )
-                await asyncio.sleep(delay)
+                await self._wait_to_try_again(delay)
                 delay = min(2 * delay, longest)
             else:
                 self._attempt_began = None
-                if self.failing:
+                if self.failing and not (committed is None and self._hurried.is_set()):
                     self.failing = False
                     self._log.info("commit_recovered", waiting=len(self._waiting))
                 return committed
 
+    async def _wait_to_try_again(self, delay: float) -> None:
+        if self._hurried.is_set():
+            await asyncio.sleep(delay)
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), delay)
+
     async def _store_or_spool(self, batch: Batch) -> Committed | None:
         """Store a batch, or spool it. Raises sqlite3.Error and OSError for what may pass."""
-        if not self._store.damage:
+        if not (self._store.damage or (self.failing and self._hurried.is_set())):
             try:
                 return await self._attempt(batch)
             except sqlite3.Error as error:

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -191,6 +192,29 @@ def test_a_full_disk_is_waited_for_and_loses_nothing(tmp_path: Path) -> None:
     assert (status, stopped["stored"], stopped["spooled"]) == (0, 600, 0)
     assert_accounted(stopped)
     assert_each_row_is_logged(copy / "cdr.sqlite3", logged)
+
+
+def test_a_stop_waits_for_room_on_a_full_disk(tmp_path: Path) -> None:
+    """The spool, on the same disk, has none either."""
+    with small_disk(tmp_path) as (disk, inside):
+        with RunningDaemon(disk, inside=inside) as daemon:
+            send(daemon.port, calls(*range(10)))
+            daemon.wait_for_calls(10)
+            fill(disk / "filler")
+            send(daemon.port, calls(*range(10, 600)))
+            daemon.wait_for("commit_failed")
+            daemon.process.send_signal(signal.SIGTERM)
+            daemon.wait_for("stopping")
+            failed = len(daemon.found("commit_failed"))
+            daemon.wait_for("commit_failed", times=failed + 2)
+            (disk / "filler").unlink()
+            status, stopped = daemon.wait_for_end()
+        assert (status, stopped["stored"], stopped["spooled"]) == (0, 10, 590)
+        assert_accounted(stopped)
+        with RunningDaemon(disk, inside=inside) as daemon:
+            assert daemon.wait_for("spool_drained")["stored"] == 590
+            daemon.wait_for_calls(590)
+            daemon.stop()
 
 
 def test_a_daemon_starts_on_a_full_disk_and_waits_for_room(tmp_path: Path) -> None:

@@ -728,6 +728,28 @@ def test_a_locked_database_pauses_reading_and_loses_nothing(tmp_path: Path) -> N
     assert peak < 150 * MIB
 
 
+def test_a_stop_keeps_what_a_locked_database_has_not_taken(tmp_path: Path) -> None:
+    """Who stops it does not wait for ever: systemd kills."""
+    number = 20_000
+    with RunningDaemon(tmp_path) as daemon:
+        port = daemon.port
+        with held_lock(daemon.database):
+            sender = threading.Thread(target=_send_all, args=(port, calls(*range(number))))
+            sender.start()
+            daemon.wait_for("commit_failed")
+            assert sender.is_alive()
+            status, stopped = daemon.stop()
+            sender.join(DEADLINE_SECONDS)
+    assert (status, stopped["received"], stopped["spooled"]) == (0, number, number)
+    assert_accounted(stopped)
+    with RunningDaemon(tmp_path) as daemon:
+        drained = daemon.wait_for("spool_drained")
+        logged = daemon.wait_for_calls(number)
+        daemon.stop()
+    assert drained["stored"] == number
+    assert_each_row_is_logged(daemon.database, logged)
+
+
 def _send_all(port: int, stream: bytes) -> None:
     """Send; where the daemon breaks the connection, its rows tell what was lost."""
     with contextlib.suppress(ConnectionError):
@@ -797,6 +819,7 @@ def test_systemd_is_told_ready_status_watchdog_and_stopping(tmp_path: Path) -> N
             daemon.stop()
             while "STOPPING=1" not in told[-1]:
                 told.append(manager.recv(4096).decode())
+            assert manager.recv(4096).decode() == "EXTEND_TIMEOUT_USEC=15000000"
     statuses = [line for message in told for line in message.splitlines() if "STATUS=" in line]
     assert any("0 stored" in status for status in statuses)
 
