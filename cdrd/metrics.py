@@ -90,7 +90,8 @@ def _of_the_run(state: State) -> Iterator[Metric]:
     )
     yield _gauge("cdrd_connections", "Open connections.", "source", state.connections())
     yield _gauge("cdrd_pbx_connected", "1 while we reach the PBX.", "pbx", state.held())
-    yield _gauge("cdrd_pbx_silent", "1 while silent against its habit.", "pbx", state.silent())
+    silent = "1 from a silence against its habit to the next call."
+    yield _gauge("cdrd_pbx_silent", silent, "pbx", state.silent())
 
 
 def _sizes(database: Path) -> Iterator[tuple[str, float]]:

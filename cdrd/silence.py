@@ -1,17 +1,20 @@
 """Turns the hours in which a PBX reports nothing into one alarm, when it is not its habit.
 
 The rule that must stay true: a PBX is compared with itself alone, at the same hours of the weeks
-before; one that is quiet every night, or has only begun, is never told to be silent.
+before; one that is quiet every night, or has only begun, is never told to be silent. One that is
+silent stays so until it has a newer call.
 """
 
 import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
+
+import orjson
 
 from cdrd.database import open_reader
 from cdrd.log import Logger
@@ -33,7 +36,8 @@ class SilenceWatch:
     """Looks, every few minutes, for PBXs that have fallen silent against their own habit."""
 
     def __init__(self, database: Path, log: Logger, pbxs: Sequence[str] = ()) -> None:
-        self.silent: set[str] = set()
+        self._path = Path(f"{database}.silent")
+        self.silent = _read_silent(self._path)  # PBX: when its last call began
         self.pbxs = pbxs
         self._database = database
         self._log = log
@@ -47,18 +51,32 @@ class SilenceWatch:
 
     async def look(self, now: datetime) -> None:
         """Tell of each PBX that is silent since the last look, or is heard again."""
-        found = await asyncio.to_thread(find_silent, self._database, self.pbxs, now)
+        pbxs, known = self.pbxs, self.silent
+        found = await asyncio.to_thread(find_silent, self._database, pbxs, now, known)
         for pbx, last_call in found.items():
-            if pbx not in self.silent:
+            if pbx not in known:
                 self._log.warning(
                     "pbx_silent",
                     pbx=pbx,
                     last_call=last_call,
                     advice="weeks before it had calls at these hours: look at the PBX and the line",
                 )
-        for pbx in sorted(self.silent.difference(found)):
-            self._log.info("pbx_heard", pbx=pbx)
-        self.silent = set(found)
+        for pbx in pbxs:  # one that was removed from the configuration is not heard, but forgotten
+            if pbx in known and pbx not in found:
+                self._log.info("pbx_heard", pbx=pbx)
+        if found != known:
+            self.silent = found
+            with contextlib.suppress(OSError):  # the next run may tell it again, no more
+                await asyncio.to_thread(self._path.write_bytes, orjson.dumps(found))
+
+
+def _read_silent(path: Path) -> dict[str, str]:
+    """Return what the last run knew: calls tell it no longer after two weeks, or a purge."""
+    try:
+        known: dict[str, str] = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):  # not there, or half written: it is told again
+        return {}
+    return known
 
 
 def last_calls(database: Path, pbxs: Sequence[str], now: datetime) -> dict[str, datetime]:
@@ -68,12 +86,22 @@ def last_calls(database: Path, pbxs: Sequence[str], now: datetime) -> dict[str, 
     return {pbx: began for pbx, began in found.items() if began is not None}
 
 
-def find_silent(database: Path, pbxs: Sequence[str], now: datetime) -> dict[str, str]:
-    """Return the PBXs that are silent against their habit, and when their last call began."""
+def find_silent(
+    database: Path, pbxs: Sequence[str], now: datetime, known: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the PBXs that are silent against their habit, and when their last call began.
+
+    Those that are ``known`` to be silent are so while they have no newer call: after two weeks
+    there is no habit left to compare with.
+    """
     silent = {}
     with contextlib.closing(open_reader(database)) as reader:
         for pbx in pbxs:
-            last = _last_call(reader, pbx, now) or now - LOOK_BACK
+            found = _last_call(reader, pbx, now)
+            if pbx in known and (found is None or spell_instant(found) <= known[pbx]):
+                silent[pbx] = known[pbx]
+                continue
+            last = found or now - LOOK_BACK
             weeks = range(1, WEEKS + 1)
             if all(_had_calls(reader, pbx, last - WEEK * n, now - WEEK * n) for n in weeks):
                 silent[pbx] = spell_instant(last)

@@ -78,6 +78,13 @@ def test_the_figures_are_those_of_what_was_received(daemon: RunningDaemon) -> No
     assert any(name[0] == "cdrd_info" for name in found)
 
 
+def test_a_pbx_that_was_silent_is_so_behind_a_restart(tmp_path: Path) -> None:
+    (tmp_path / "cdr.sqlite3.silent").write_text('{"hq":"2024-03-06T11:00:00Z"}')
+    with RunningDaemon(tmp_path, TABLES) as daemon:
+        daemon.wait_for("ready")
+        assert figures(daemon)["cdrd_pbx_silent", "hq"] == 1
+
+
 def test_who_asks_for_openmetrics_gets_it(daemon: RunningDaemon) -> None:
     (opened,) = daemon.found("listener_opened", source="metrics")
     request = urllib.request.Request(

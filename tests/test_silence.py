@@ -2,8 +2,10 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -51,7 +53,7 @@ def habit(*weeks: int, calls: int = 10, until: datetime = NOON) -> list[datetime
 
 
 def silent(database: Path, now: datetime = NOON, *pbxs: str) -> dict[str, str]:
-    return find_silent(database, pbxs or ("hq",), now)
+    return find_silent(database, pbxs or ("hq",), now, {})
 
 
 def test_who_had_calls_at_these_hours_and_has_none_is_silent(database: Path) -> None:
@@ -103,22 +105,122 @@ def test_the_last_calls_are_told_as_far_as_they_are_of_interest(database: Path) 
     assert last_calls(database, ["hq", "old", "gone"], NOON) == {"hq": NOON - HOUR}
 
 
-def test_it_is_told_once_and_so_is_its_end(database: Path, tmp_path: Path) -> None:
+# What is told
+
+
+class Log:
+    """A log and what was told in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path.open("wb")
+        self.lines = LineWriter(self.file.fileno())
+        self.logger = make_logger(self.lines)
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return all lines; no more can come."""
+        self.lines.close(5)
+        return [orjson.loads(line) for line in self.path.read_bytes().splitlines()]
+
+    def events(self) -> list[str]:
+        return [line["event"] for line in self.told()]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    log = Log(tmp_path / "log")
+    yield log
+    log.lines.close(5)
+    log.file.close()
+
+
+@pytest.fixture
+def watch(database: Path, log: Log) -> SilenceWatch:
+    """A watch of a PBX that is silent since eleven o'clock."""
     store(database, NOON - HOUR, *habit(1, 2))
-    with (tmp_path / "log").open("wb") as file:
-        lines = LineWriter(file.fileno())
-        watch = SilenceWatch(database, make_logger(lines), ["hq"])
+    return SilenceWatch(database, log.logger, ["hq"])
 
-        async def look(*instants: datetime) -> None:
-            for now in instants:
-                await watch.look(now)
 
-        asyncio.run(look(NOON, NOON + timedelta(minutes=5)))
-        assert watch.silent == {"hq"}
-        store(database, NOON + timedelta(minutes=6))
-        asyncio.run(look(NOON + timedelta(minutes=10), NOON + timedelta(minutes=15)))
-        assert watch.silent == set()
-        lines.close(5)
-    told = [orjson.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+SILENT = {"hq": "2024-03-06T11:00:00Z"}
+
+
+def look(watch: SilenceWatch, *instants: datetime) -> None:
+    async def look_at_each() -> None:
+        for now in instants:
+            await watch.look(now)
+
+    asyncio.run(look_at_each())
+
+
+def test_it_is_told_once_and_so_is_its_end(database: Path, watch: SilenceWatch, log: Log) -> None:
+    look(watch, NOON, NOON + timedelta(minutes=5))
+    assert watch.silent == SILENT
+    store(database, NOON + timedelta(minutes=6))
+    look(watch, NOON + timedelta(minutes=10), NOON + timedelta(minutes=15))
+    assert watch.silent == {}
+    told = log.told()
     assert [line["event"] for line in told] == ["pbx_silent", "pbx_heard"]
     assert told[0]["last_call"] == "2024-03-06T11:00:00Z"
+
+
+def test_it_lasts_until_there_is_a_newer_call(
+    database: Path, watch: SilenceWatch, log: Log
+) -> None:
+    look(watch, *(NOON + timedelta(days=days) for days in range(40)))
+    assert watch.silent == SILENT, "no week before has calls any more"
+    store(database, NOON - HOUR * 2)
+    look(watch, NOON + HOUR)
+    assert watch.silent == SILENT, "what a history brings later may be of before"
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("DELETE FROM call")
+    connection.close()
+    look(watch, NOON + timedelta(days=40))
+    assert watch.silent == SILENT, "a purge is no call"
+    store(database, NOON + timedelta(days=40))
+    look(watch, NOON + timedelta(days=40, minutes=5))
+    assert watch.silent == {}
+    assert log.events() == ["pbx_silent", "pbx_heard"]
+
+
+def test_a_restart_knows_it_at_once_and_does_not_tell_it_again(
+    database: Path, watch: SilenceWatch, log: Log
+) -> None:
+    look(watch, NOON)
+    watch = SilenceWatch(database, log.logger, ["hq"])
+    assert watch.silent == SILENT
+    look(watch, NOON + WEEK * 3)
+    assert watch.silent == SILENT
+    store(database, NOON + WEEK * 3)
+    look(watch, NOON + WEEK * 3 + HOUR)
+    assert SilenceWatch(database, log.logger, ["hq"]).silent == {}
+    assert log.events() == ["pbx_silent", "pbx_heard"]
+
+
+def test_what_a_kill_has_left_half_written_is_found_anew(
+    database: Path, watch: SilenceWatch, log: Log
+) -> None:
+    Path(f"{database}.silent").write_bytes(b'{"hq":"2024')
+    watch = SilenceWatch(database, log.logger, ["hq"])
+    assert watch.silent == {}
+    look(watch, NOON)
+    assert watch.silent == SILENT
+
+
+def test_a_file_that_cannot_be_written_tells_it_once_all_the_same(
+    database: Path, watch: SilenceWatch, log: Log
+) -> None:
+    Path(f"{database}.silent").mkdir()
+    look(watch, NOON, NOON + HOUR)
+    assert watch.silent == SILENT
+    assert log.events() == ["pbx_silent"]
+
+
+def test_a_pbx_that_was_removed_is_forgotten_and_not_heard(watch: SilenceWatch, log: Log) -> None:
+    look(watch, NOON)
+    watch.pbxs = ()
+    look(watch, NOON + HOUR)
+    assert watch.silent == {}
+    watch.pbxs = ("hq",)
+    look(watch, NOON + WEEK * 3)
+    assert watch.silent == {}
+    assert log.events() == ["pbx_silent"]
