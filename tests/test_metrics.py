@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cdrd.metrics import MOST_CONNECTIONS, MetricsServer, State
 from cdrd.simulate.reports import new_cdr, other_event
 from cdrd.stream import Totals
+from tests.damage import drop_wal
 from tests.running import DEADLINE_SECONDS, HQ, RunningDaemon, cdrd, connect, send, write_config
 from tests.test_serve import held_lock
 
@@ -167,6 +168,34 @@ def test_the_shipped_alerts_and_panels_ask_for_what_is_there(daemon: RunningDaem
     for name, metrics in asked_for().items():
         assert metrics, name
         assert metrics <= there, (name, metrics - there)
+
+
+def exceeded(alert: str, found: dict[tuple[str, ...], float]) -> bool:
+    """Whether an alert's figure, one with one label, is there and above its bound."""
+    rules = (SYSTEMD / "prometheus-rules.yml").read_text()
+    rule = re.search(rf'alert: {alert}\n +expr: (\w+)\{{\w+="(\w+)"\}} > (\d+)\n', rules)
+    assert rule is not None
+    name, label, bound = rule.groups()
+    return found.get((name, label), 0) > float(bound)
+
+
+def test_a_damaged_database_has_an_alert_until_its_spool_is_drained(tmp_path: Path) -> None:
+    database = tmp_path / "cdr.sqlite3"
+    database.write_bytes(b"\xff" * 100_000)
+    with RunningDaemon(tmp_path, TABLES) as damaged:
+        damaged.wait_for("database_damaged")
+        send(damaged.port, new_cdr(1, started=STARTED))
+        damaged.wait_for("records_spooled")
+        found = figures(damaged)
+        assert exceeded("CdrdReportsSpooled", found)
+        assert found["cdrd_reports_spooled_total",] == 1
+        assert found["cdrd_reports_waiting",] == 0, "the alert on what waits does not tell of it"
+        damaged.stop()
+    drop_wal(database)
+    database.unlink()
+    with RunningDaemon(tmp_path, TABLES) as mended:
+        mended.wait_for("spool_drained", stored=1)
+        assert not exceeded("CdrdReportsSpooled", figures(mended))
 
 
 def test_the_dashboard_is_one_that_grafana_takes() -> None:
