@@ -26,7 +26,21 @@ _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 class WriterConnection(sqlite3.Connection):
     """The connection that commits; it knows which turn it has committed last."""
 
+    path: Path
     last_turn = 0
+
+    def close(self) -> None:
+        """Close it without an end to the WAL.
+
+        The last connection to close copies the WAL and deletes it: into a damaged database too, and
+        a read-only reader cannot make it anew. So a connection that may do neither closes last; it
+        is one also where it has found the database too damaged to be read.
+        """
+        with contextlib.ExitStack() as last:
+            with contextlib.suppress(sqlite3.Error):
+                reader = last.enter_context(contextlib.closing(_connect_reader(self.path)))
+                _read_schema(reader)
+            super().close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,7 @@ def connect(path: Path, durability: str) -> WriterConnection:
     connection = sqlite3.connect(
         path, isolation_level=None, cached_statements=32, factory=WriterConnection
     )
+    connection.path = path
     try:
         is_new = not check_schema(connection)  # before anything is changed
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")  # before journal_mode
@@ -87,15 +102,24 @@ def _read_wal_from_disk(path: Path) -> None:
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """Open the database read-only, as every program but the daemon does. Raises sqlite3.Error."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
-    reader = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    reader = _connect_reader(path)
     try:
-        reader.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        _read_schema(reader)
     except sqlite3.Error:
         reader.close()
         raise
     return reader
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _read_schema(reader: sqlite3.Connection) -> None:
+    """Read for the first time: from then on the WAL is open."""
+    reader.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 
 def check_whole(reader: sqlite3.Connection) -> None:

@@ -104,7 +104,7 @@ class Store:
         self.damage = damage
         self._wal_pages = 0
         if connection is not None:
-            await self._close_behind_a_reader(connection)
+            await connection.close()
 
     async def commit(self, batch: Batch, logged_seq: int, turn: Turn | None = None) -> Committed:
         """Store a batch durably; on any error nothing of it is stored. Raises sqlite3.Error.
@@ -155,7 +155,7 @@ class Store:
                 # Where it fails, the rows are safe in the WAL; lines may be told again.
                 with contextlib.suppress(sqlite3.Error):
                     await connection.run(_finish, logged_seq)
-                await self._close_behind_a_reader(connection)
+                await connection.close()
         finally:
             os.close(self._lock)
 
@@ -188,21 +188,6 @@ class Store:
             raise sqlite3.OperationalError(str(error)) from error
         if self.when_replaced is not None:
             self.when_replaced(status)
-
-    async def _close_behind_a_reader(self, connection: Connection) -> None:
-        """Close a connection without an end to the WAL.
-
-        The last connection to close copies the WAL and deletes it, and a read-only reader cannot
-        make it anew; so a connection that may do neither closes last.
-        """
-        reader = None
-        try:
-            with contextlib.suppress(sqlite3.Error):
-                reader = await asyncio.to_thread(open_reader, self.path)
-        finally:
-            await connection.close()
-            if reader is not None:
-                reader.close()
 
 
 async def _lock(path: Path) -> int:

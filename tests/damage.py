@@ -6,12 +6,15 @@ from pathlib import Path
 from cdrd.schema import PAGE_BYTES
 
 
-def damage(database: Path) -> bytes:
-    """Overwrite all pages but the first, as they stand in the file; return what it is then."""
+def damage(database: Path, spared: int = PAGE_BYTES) -> bytes:
+    """Overwrite all pages but the first, as they stand in the file; return what it is then.
+
+    ``spared``: so many bytes at its beginning; 0 takes the first page too.
+    """
     with database.open("r+b") as file:
         size = file.seek(0, 2)
-        file.seek(PAGE_BYTES)
-        file.write(b"\xff" * (size - PAGE_BYTES))
+        file.seek(spared)
+        file.write(b"\xff" * (size - spared))
     return database.read_bytes()
 
 

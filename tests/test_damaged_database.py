@@ -73,6 +73,30 @@ def test_calls_that_a_damaged_database_cannot_take_are_rows_after_a_backup_was_p
     assert not Spool(daemon.database).path.exists()
 
 
+def test_rows_that_only_the_wal_has_outlast_damage_to_the_first_page(
+    tmp_path: Path, backup: Path
+) -> None:
+    with RunningDaemon(tmp_path) as daemon:
+        send(daemon.port, calls(500))
+        daemon.wait_for_calls(1)
+        whole = daemon.database.read_bytes()
+        left = damage(daemon.database, spared=0)
+        send(daemon.port, calls(*range(100), 501))  # on pages that are in no memory
+        daemon.wait_for("records_spooled")
+        status, stopped = daemon.stop()
+    assert (status, stopped["stored"], stopped["spooled"]) == (0, 1, 101)
+    with RunningDaemon(tmp_path) as daemon:
+        daemon.wait_for("database_damaged")
+        assert daemon.stop()[0] == 0
+    assert daemon.database.read_bytes() == left
+    daemon.database.write_bytes(whole)
+    with RunningDaemon(tmp_path) as daemon:
+        drained = daemon.wait_for("spool_drained")
+        assert (drained["stored"], drained["duplicate"]) == (1, 100)
+        assert daemon.stop()[0] == 0
+    assert count(daemon.database) == count(backup) + 2
+
+
 @pytest.mark.parametrize("head", [b"", b"SQLite format 3\0"])
 def test_a_daemon_starts_and_keeps_everything_beside_a_database_that_it_cannot_open(
     tmp_path: Path, head: bytes

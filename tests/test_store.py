@@ -13,6 +13,7 @@ from cdrd.frame import MIB
 from cdrd.schema import PAGE_BYTES, VERSION
 from cdrd.store import CHECKPOINT_PAGES, Store, StoreUnusable
 from tests.committing import batch_of, calls, opened, rows
+from tests.damage import damage
 from tests.example import CALL, call
 
 
@@ -167,3 +168,23 @@ async def test_an_idle_readers_transaction_pins_the_wal_and_blocks_no_commit(sto
     reader.execute("COMMIT")
     reader.close()
     assert (await store.run(checkpoint)).pinned_bytes == 0
+
+
+@pytest.mark.asyncio
+async def test_a_file_damaged_from_its_first_page_on_is_left_as_it_is_with_its_wal(
+    tmp_path: Path,
+) -> None:
+    """What is committed behind a checkpoint has the first page in the file alone."""
+    path, wal = tmp_path / "cdr.sqlite3", tmp_path / "cdr.sqlite3-wal"
+    async with opened(path) as store:
+        await store.commit(batch_of([CALL]), 0)
+        await store.run(checkpoint)
+        await store.commit(batch_of([call(1)]), 0)
+        whole = path.read_bytes()
+        left = damage(path, spared=0), wal.read_bytes()
+        await store.give_up("damaged")
+        assert (path.read_bytes(), wal.read_bytes()) == left
+    await refused(path)
+    assert (path.read_bytes(), wal.read_bytes()) == left
+    path.write_bytes(whole)
+    assert rows(path, "SELECT count(*) FROM calls") == [(2,)]
