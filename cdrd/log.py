@@ -51,12 +51,13 @@ class LineWriter:
 
     def __init__(self, descriptor: int) -> None:
         self.least_level = logging.INFO  # what is below it is not told
-        self.logged_seq = 0
         self.number_rule: NumberRule = str
         self.failure = ""
         self.left_out = 0  # lines that had no room and do not follow
         self._descriptor = descriptor
-        self._queue: SimpleQueue[tuple[bytes, int, int] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[bytes, int, int, int] | None] = SimpleQueue()
+        self._written_seq = 0
+        self._held: list[int] = []
         self._beginnings = 0
         self._waiting_bytes = 0
         self._waiting_entries = 0
@@ -71,18 +72,37 @@ class LineWriter:
         """Whether the reader of the log is too far behind to render more."""
         return self._waiting_bytes > WAITING_LIMIT_BYTES and not self._released
 
-    def write(self, lines: bytes, last_seq: int = 0) -> None:
-        """Take lines to be written; ``last_seq``: the row that the last of them tells."""
+    @property
+    def logged_seq(self) -> int:
+        """Up to where all rows are told, by what was really written."""
+        with self._changed:
+            return min([self._written_seq, *(seq - 1 for seq in self._held)])
+
+    def write(self, lines: bytes, last_seq: int = 0, held: int = 0) -> None:
+        """Take lines to be written; ``last_seq``: the row that the last of them tells.
+
+        ``held``: what is let go once all that was taken so far is written.
+        """
         with self._changed:
             self._waiting_bytes += len(lines)
             self._waiting_entries += 1
-        self._queue.put((lines, last_seq, self._beginnings))
+        self._queue.put((lines, last_seq, self._beginnings, held))
+
+    def hold(self, seq: int) -> None:
+        """Count no row from this ``seq`` on as told: one that was free may become a row."""
+        with self._changed:
+            self._held.append(seq)
+
+    def let_go(self, seq: int) -> None:
+        """End a ``hold``."""
+        with self._changed:
+            self._held.remove(seq)
 
     def begin_anew(self, logged_seq: int) -> None:
         """Count from another ``seq``: the database is another one, or an older state of it."""
         with self._changed:
             self._beginnings += 1
-            self.logged_seq = logged_seq
+            self._written_seq = logged_seq
 
     @property
     def released(self) -> bool:
@@ -127,7 +147,7 @@ class LineWriter:
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
-            lines, last_seq, beginning = entry
+            lines, last_seq, beginning, held = entry
             try:
                 if self._leaving and last_seq:
                     last_seq = 0
@@ -139,7 +159,9 @@ class LineWriter:
                 last_seq = 0
             with self._changed:
                 if not self.failure and beginning == self._beginnings:
-                    self.logged_seq = max(self.logged_seq, last_seq)
+                    self._written_seq = max(self._written_seq, last_seq)
+                if held and not (self.failure or self._leaving):
+                    self.let_go(held)
                 self._waiting_bytes -= len(lines)
                 self._waiting_entries -= 1
                 self._changed.notify_all()

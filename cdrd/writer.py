@@ -22,6 +22,7 @@ from cdrd.config import BatchTable
 from cdrd.database import WAL_LIMIT_BYTES, Checkpoint, is_damage
 from cdrd.leg_store import Arrival, StoredLegs, store_legs
 from cdrd.log import LineWriter, Logger
+from cdrd.record import MAX_INTEGER
 from cdrd.row import Committed, Turn
 from cdrd.spool import Spool
 from cdrd.store import Store
@@ -117,8 +118,24 @@ class Writer:
                 return
 
     async def commit_beside(self, batch: Batch) -> Committed:
-        """Commit what was not received in this run, and tell it; raises sqlite3.Error."""
-        committed = await self._store_batch(batch)
+        """Commit what was not received in this run, and tell it; raises sqlite3.Error.
+
+        A row that is restored may lie behind what is told. From before its commit until its line is
+        written, no other commit may have the database remember that all up to there was told.
+        """
+        lowest = min((call.seq for call in batch.restored), default=MAX_INTEGER)
+        self._lines.hold(lowest)
+        try:
+            committed = await self._store_batch(batch)
+        except (ProcessEnded, asyncio.CancelledError):
+            raise  # nobody knows whether it was committed: then the next start tells it
+        except BaseException:
+            self._lines.let_go(lowest)
+            raise
+        if committed.restored.count:
+            self._lines.write(b"", held=lowest)
+        else:
+            self._lines.let_go(lowest)
         self._warn(batch, committed)
         self._make_room()
         return committed

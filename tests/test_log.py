@@ -226,6 +226,19 @@ def test_logged_seq_follows_what_was_written(out: Out) -> None:
     assert out.lines.logged_seq == 9
 
 
+def test_logged_seq_stays_before_a_row_whose_line_is_to_come(out: Out) -> None:
+    out.lines.hold(3)
+    out.lines.hold(5)
+    log_calls(logger(out), out.lines, rows_of([(7, CALL), (9, CALL)]))
+    assert out.lines.flush(SOON)
+    assert out.lines.logged_seq == 2
+    out.lines.write(b"", held=3)
+    assert out.lines.flush(SOON)
+    assert out.lines.logged_seq == 4
+    out.lines.let_go(5)
+    assert out.lines.logged_seq == 9
+
+
 def test_the_level_can_be_changed_while_the_daemon_runs(out: Out) -> None:
     log = logger(out, level="warning").bind(pbx="hq")
     log.info("first_happened")

@@ -14,15 +14,18 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from cdrd.batch import Batch, QuarantinedReport, Waiting
+from cdrd.batch import Batch, QuarantinedReport, RestoredCall, Waiting
 from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
 from cdrd.database import open_reader
 from cdrd.frame import MIB
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
+from cdrd.progress import read_progress
 from cdrd.store import Store
+from cdrd.store_process import ProcessEnded, StoreProcess
 from cdrd.stream import Totals
 from cdrd.writer import AHEAD, Writer
+from tests.asked import end_process
 from tests.example import call, holding
 
 SOON = 20.0
@@ -371,6 +374,78 @@ async def test_a_logged_call_is_a_stored_call(bench: Bench) -> None:
         told == bench.stored() == [(1, call(1).call_id), (2, call(2).call_id), (3, call(3).call_id)]
     )
     assert bench.lines.logged_seq == 3
+
+
+def restoring(*seqs: int) -> Batch:
+    return Batch(restored=[RestoredCall(seq, call(seq)) for seq in seqs])
+
+
+async def remembered(store: Store) -> int:
+    """Up to where a start would hold the rows for told."""
+    return (await store.run(read_progress)).logged_seq
+
+
+@pytest.mark.asyncio
+async def test_a_row_restored_behind_what_is_told_gets_its_line_after_a_crash_too(
+    bench: Bench,
+) -> None:
+    """Whoever reads the log is behind, and other commits come meanwhile."""
+    reading, writing = os.pipe()
+    bench.lines, in_a_file = LineWriter(writing), bench.lines
+    in_a_file.close(SOON)
+    writer = bench.writer()
+    await writer.commit_beside(restoring(10, 11))
+    assert await asyncio.to_thread(bench.lines.flush, SOON)
+    bench.lines.write(b"x" * MIB)
+    await asyncio.gather(
+        writer.commit_beside(restoring(3, 12)), writer.commit_beside(holding([call(100)]))
+    )
+    await writer.commit_beside(holding([call(101)]))
+    assert await remembered(bench.store) == 2
+    read = asyncio.create_task(asyncio.to_thread(drained, reading))
+    assert await asyncio.to_thread(bench.lines.flush, SOON)
+    await writer.commit_beside(holding([call(102)]))
+    assert await remembered(bench.store) == 14, "none of them is told again"
+    bench.lines.close(SOON)
+    os.close(writing)
+    assert (await read).count(b"call_released") == 7
+    os.close(reading)
+
+
+def drained(descriptor: int) -> bytes:
+    return b"".join(iter(lambda: os.read(descriptor, MIB), b""))
+
+
+@pytest.mark.asyncio
+async def test_what_restores_no_row_holds_nothing_back(bench: Bench) -> None:
+    writer = bench.writer()
+    await writer.commit_beside(restoring(10, 11))
+    await writer.commit_beside(restoring(10))
+    await bench.store.run(lambda c: c.execute("PRAGMA busy_timeout = 10").fetchall())
+    with contextlib.closing(sqlite3.connect(bench.store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            await writer.commit_beside(restoring(3))
+    assert await asyncio.to_thread(bench.lines.flush, SOON)
+    assert bench.lines.logged_seq == 11
+
+
+@pytest.mark.asyncio
+async def test_a_row_restored_by_a_process_that_ended_is_left_to_the_next_start(
+    bench: Bench, tmp_path: Path
+) -> None:
+    store = bench.store = await Store.open(tmp_path / "apart.sqlite3", process=StoreProcess())
+    try:
+        writer = bench.writer()
+        await writer.commit_beside(restoring(10, 11))
+        ending = asyncio.create_task(store.run(end_process))
+        with pytest.raises(ProcessEnded):
+            await asyncio.gather(ending, writer.commit_beside(restoring(3)))
+        await writer.commit_beside(holding([call(100)]))
+        assert await asyncio.to_thread(bench.lines.flush, SOON)
+        assert bench.lines.logged_seq == 2
+    finally:
+        await store.close(0)
 
 
 @pytest.mark.asyncio
