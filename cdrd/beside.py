@@ -81,7 +81,6 @@ class Beside:
 
     async def _purge(self, request: Request) -> Answer:
         step = await self._store.run(purge.take_step, *purge.read_request(request))
-        self._store.wrote(step.deleted)
         return {"deleted": step.deleted, "place": step.place and list(step.place)}
 
 

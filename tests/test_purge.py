@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdrd import database
 from cdrd.batch import Batch, QuarantinedReport
 from cdrd.control import RequestRefused, ask_daemon
 from cdrd.leg_store import Arrival, store_legs
@@ -26,8 +27,9 @@ from cdrd.purge import (
     take_step,
 )
 from cdrd.row import commit
-from cdrd.schema import migrate
+from cdrd.schema import PAGE_BYTES, migrate
 from cdrd.simulate.reports import new_cdr
+from cdrd.store import CHECKPOINT_PAGES
 from tests import quick_serve
 from tests.example import varied
 from tests.portal_rows import NEW_YORK, leg
@@ -145,6 +147,21 @@ def test_the_file_gives_back_what_is_freed(connection: sqlite3.Connection) -> No
     purge_all(connection, Purge(began(10**6)))
     (left,) = connection.execute("PRAGMA page_count").fetchone()
     assert left < full / 2
+
+
+def test_the_wal_stays_bounded_wherever_the_rows_lie(tmp_path: Path) -> None:
+    path, count = tmp_path / "wal.sqlite3", 6000
+    connection = database.connect(path, "normal")
+    # A hundred in their order of time are on nearly as many pages.
+    store(connection, [number * 61 % count for number in range(count)])
+    database.checkpoint(connection)
+    full = (CHECKPOINT_PAGES + 4 * STEP_ROWS) * PAGE_BYTES
+    assert Path(f"{path}-wal").stat().st_size < full
+    assert sum(purge_all(connection, Purge(began(count)))) == count
+    assert Path(f"{path}-wal").stat().st_size < full
+    (left_on,) = connection.execute("PRAGMA wal_autocheckpoint").fetchone()
+    connection.close()
+    assert left_on == 0  # a commit copies nothing: its row is told all the sooner
 
 
 def test_legs_and_quarantine_have_their_own_time_and_origin(

@@ -133,10 +133,7 @@ def _step_there(database: Path, purge: Purge, table: str, place: Place) -> Step:
 def _step_here(
     runner: asyncio.Runner, store: Store, purge: Purge, table: str, place: Place
 ) -> Step:
-    step = runner.run(store.run(take_step, purge, table, place))
-    store.wrote(step.deleted)
-    runner.run(store.checkpoint_if_due())
-    return step
+    return runner.run(store.run(take_step, purge, table, place))
 
 
 def _take_all(purge: Purge, there: dict[str, int], step: TakeStep, deleted: dict[str, int]) -> None:
