@@ -29,6 +29,9 @@ AGE_SECONDS: Final = 3600.0
 """So often what has become too old is deleted."""
 
 LEAP_SECONDS: Final = 3600.0
+STOPPED_SECONDS: Final = 24 * 3600.0
+"""Our clock may be so far ahead at a start: nobody has counted how long the daemon was stopped."""
+
 HELD_SECONDS: Final = 24 * 3600.0
 """So long after our clock was set forward nothing is too old: it may be wrong, and set back."""
 
@@ -66,6 +69,13 @@ class Step(NamedTuple):
 
     deleted: int
     place: Place | None
+
+
+class Look(NamedTuple):
+    """What a look at our clock has shown."""
+
+    purge_from: float  # from when (Unix seconds) something is too old: now, or after a hold
+    forward: float  # how far it was set forward; 0 where it was not
 
 
 class _Table(NamedTuple):
@@ -152,46 +162,52 @@ def _origin(purge: Purge, table: _Table) -> tuple[str, tuple[str, ...]]:
     return (f" AND {table.origin} = ?", (wanted,)) if wanted else ("", ())
 
 
+def look_at_clock(now: float, expected: float, allowed: float, purge_from: float) -> Look:
+    """Look whether our clock was set forward, by more than ``allowed`` from what is expected.
+
+    ``purge_from``: what the look before has shown.
+    """
+    forward = now - expected
+    if forward > allowed:
+        return Look(now + HELD_SECONDS, forward)
+    # Where the clock was set back, a hold that it had begun would last for years.
+    return Look(max(now, min(purge_from, now + HELD_SECONDS)), 0.0)
+
+
 async def keep_age(store: Store, log: Logger, max_age_days: Callable[[], int]) -> None:
     """Delete what is older than so many days, every hour; 0 keeps everything."""
-    set_to, held_until = _clock_set_to(), 0.0
+    purge_from = expected = store.purge_from
+    allowed = STOPPED_SECONDS
     while True:
-        days = max_age_days()
-        before, set_to = set_to, _clock_set_to()
-        if set_to - before > LEAP_SECONDS:
-            held_until = _since_boot() + HELD_SECONDS
-            forward = round(set_to - before)
-            if days:
-                log.warning("purge_held", forward=forward, seconds=HELD_SECONDS)
-        if _since_boot() < held_until:
-            days = 0
-        oldest = datetime.now(UTC) - timedelta(days=days)
-        purge = Purge(spell_instant(oldest))
-        tables = purge.tables if days else ()
+        days, now, since_boot = max_age_days(), time.time(), _since_boot()
+        purge_from, forward = look_at_clock(now, expected, allowed, purge_from)
+        if forward and days:
+            log.warning("purge_held", forward=round(forward), seconds=HELD_SECONDS)
         try:
-            deleted = {table: await _delete(store, purge, table) for table in tables}
-        except sqlite3.Error as error:
+            await asyncio.to_thread(store.keep_purge_from, purge_from)
+            if days and purge_from <= now:
+                await _delete_older(store, log, datetime.fromtimestamp(now, UTC) - timedelta(days))
+        except (sqlite3.Error, OSError) as error:
             log.warning("purge_failed", error=str(error), retry_in=AGE_SECONDS)
-        else:
-            if any(deleted.values()):
-                calls, legs, quarantined = deleted.values()
-                log.info(
-                    "records_purged",
-                    before=purge.before,
-                    calls=calls,
-                    conference_legs=legs,
-                    quarantined=quarantined,
-                )
         await asyncio.sleep(AGE_SECONDS)
+        expected, allowed = now + _since_boot() - since_boot, LEAP_SECONDS
 
 
 def _since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)  # also what the machine has slept
 
 
-def _clock_set_to() -> float:
-    """Tell how far the wall clock is ahead of one that nobody sets."""
-    return time.time() - _since_boot()
+async def _delete_older(store: Store, log: Logger, oldest: datetime) -> None:
+    purge = Purge(spell_instant(oldest))
+    calls, legs, quarantined = [await _delete(store, purge, table) for table in purge.tables]
+    if calls or legs or quarantined:
+        log.info(
+            "records_purged",
+            before=purge.before,
+            calls=calls,
+            conference_legs=legs,
+            quarantined=quarantined,
+        )
 
 
 async def _delete(store: Store, purge: Purge, table: str) -> int:

@@ -147,6 +147,18 @@ class Store:
         """Count rows that a function given to ``run`` has written, for ``checkpoint_if_due``."""
         self._wal_pages += PAGES_A_COMMIT + rows // ROWS_A_PAGE
 
+    @property
+    def purge_from(self) -> float:
+        """What ``keep_purge_from`` was told last, in this run or another.
+
+        It is the lock's time of change; so before the first time it is when the lock was made.
+        """
+        return os.fstat(self._lock).st_mtime
+
+    def keep_purge_from(self, instant: float) -> None:
+        """Remember from when (Unix seconds) something may be too old. Raises OSError."""
+        os.utime(self._lock, (instant, instant))
+
     async def close(self, logged_seq: int) -> None:
         """Close so that readers who may not write can go on reading."""
         connection, self._connection = self._connection, None

@@ -17,11 +17,15 @@ from cdrd.batch import Batch, QuarantinedReport
 from cdrd.control import RequestRefused, ask_daemon
 from cdrd.leg_store import Arrival, store_legs
 from cdrd.purge import (
+    HELD_SECONDS,
+    LEAP_SECONDS,
     STEP_ROWS,
+    STOPPED_SECONDS,
     NotAPurge,
     Place,
     Purge,
     count,
+    look_at_clock,
     make_request,
     read_request,
     take_step,
@@ -343,3 +347,46 @@ def test_a_clock_that_is_set_forward_makes_nothing_old_at_once(tmp_path: Path) -
     instants = [datetime.fromisoformat(line["timestamp"]) for line in (held, purged)]
     assert instants[1] - instants[0] >= timedelta(seconds=held["seconds"] - 0.01)
     assert purged["calls"] == 1
+
+
+def test_a_restart_of_the_daemon_ends_no_hold(tmp_path: Path) -> None:
+    clock, tables = SetClock(tmp_path), "database.max_age_days = 30\n" + HQ
+    with RunningDaemon(tmp_path, tables, environment=clock.environment) as daemon:
+        send(daemon.port, new_cdr(1, started=int(time.time())))
+        daemon.wait_for_calls(1)
+        daemon.stop()
+    clock.set_ahead(365 * DAY_SECONDS)
+    with RunningDaemon(tmp_path, tables, environment=clock.environment) as daemon:
+        held = daemon.wait_for("purge_held")
+        send(daemon.port, new_cdr(2, started=int(time.time()) + 365 * DAY_SECONDS))
+        daemon.wait_for("call_released", seq=2)
+        daemon.stop()
+    assert held["forward"] == pytest.approx(365 * DAY_SECONDS, abs=60)
+    serve = [sys.executable, quick_serve.__file__]
+    with RunningDaemon(tmp_path, tables, environment=clock.environment, inside=serve) as daemon:
+        started, purged = daemon.wait_for("started"), daemon.wait_for("records_purged")
+        assert not daemon.found("purge_held")
+        daemon.stop()
+    instants = [datetime.fromisoformat(line["timestamp"]) for line in (started, purged)]
+    assert instants[1] - instants[0] >= timedelta(seconds=1)  # what quick_serve leaves of a hold
+    assert purged["calls"] == 1
+
+
+def test_a_stop_of_a_day_is_no_leap_of_the_clock_and_a_longer_one_may_be() -> None:
+    stopped = 1000 + STOPPED_SECONDS
+    assert look_at_clock(stopped, 1000, STOPPED_SECONDS, 1000) == (stopped, 0)
+    held_until = stopped + 1 + HELD_SECONDS
+    held = look_at_clock(stopped + 1, 1000, STOPPED_SECONDS, 1000)
+    assert held == (held_until, STOPPED_SECONDS + 1)
+    during = look_at_clock(held_until - 1, held_until, STOPPED_SECONDS, held_until)
+    behind = look_at_clock(held_until + 1, held_until, STOPPED_SECONDS, held_until)
+    assert (during, behind) == ((held_until, 0), (held_until + 1, 0))
+
+
+def test_a_clock_that_is_set_back_ends_a_hold_a_day_later() -> None:
+    right, wrong = 1e9, 2e9
+    held = look_at_clock(wrong, right, LEAP_SECONDS, right)
+    back = look_at_clock(right, wrong, LEAP_SECONDS, held.purge_from)
+    assert back == (right + HELD_SECONDS, 0)
+    later = back.purge_from + 1
+    assert look_at_clock(later, later, LEAP_SECONDS, back.purge_from) == (later, 0)
