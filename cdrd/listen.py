@@ -38,6 +38,7 @@ class Listener:
     ) -> None:
         self._intake = intake
         self._tls = tls
+        self.over_tls = tls is not None
         self._senders = tuple(senders)
         self._log = log
         self._servers: list[asyncio.Server] = []
@@ -53,7 +54,7 @@ class Listener:
         return AcceptedConnection(self._intake, self, adopted)
 
     async def adopt(self, passed: Passed) -> None:
-        """Go on with the connections that were kept for us; a stranger's is ended by it."""
+        """Go on with the connections that were kept for us; what may not stay is ended by it."""
         loop = asyncio.get_running_loop()
         for name, sock, rest in passed.take(TCP):
             accept = partial(self.accept, Adopted(name, rest))
@@ -89,8 +90,7 @@ class Listener:
                 name = sock.getsockname()
                 ports.append(name[1])
                 opened = format_address(name[0], name[1])
-                over_tls = self._tls is not None
-                self._log.info("listener_opened", address=opened, source=source, tls=over_tls)
+                self._log.info("listener_opened", address=opened, source=source, tls=self.over_tls)
         return ports
 
     async def drain(self) -> None:
@@ -183,11 +183,15 @@ class AcceptedConnection(PeerConnection):
             # The peer has reset it already, and nobody can tell any more whose it was.
             self._give_up(transport)
             return
-        address, _ = peer_of(transport)
+        address, peer = peer_of(transport)
         self._names = names_in(transport.get_extra_info("peercert"))
         origin = self._listener.origin_of(address, self._names)
         if origin is None:
             self._listener.count_refused(address)
+            self._give_up(transport)
+            return
+        if self._adopted is not None and self._listener.over_tls:
+            self._say_in_clear(origin.name, peer)
             self._give_up(transport)
             return
         self._known = True
@@ -200,8 +204,16 @@ class AcceptedConnection(PeerConnection):
             self._intake.gaps.mended(pbx)
         self._intake.make_way(self)
 
+    def _say_in_clear(self, pbx: str, peer: str) -> None:
+        """Tell the end of a connection that was kept from before there was TLS.
+
+        Nobody has shown a certificate on it, so what it holds is not read; a PBX comes again.
+        """
+        reason = "it was kept from before [tls], and is not over TLS"
+        self._intake.log.info("peer_disconnected", pbx=pbx, peer=peer, reports=0, reason=reason)
+
     def _give_up(self, transport: asyncio.BaseTransport) -> None:
-        """Close what is nobody's; what was kept for us would else stay open."""
+        """Close what is not read; what was kept for us would else stay open."""
         if self._adopted is not None:
             self._intake.keeper.forget(self._adopted.name)
         cast(asyncio.Transport, transport).abort()

@@ -22,6 +22,8 @@ from tests.running import (
     rows,
 )
 from tests.simulated import SimulatedPbx
+from tests.test_reload import is_closed
+from tests.test_tls import MUTUAL
 
 STARTED = 1571897930
 
@@ -121,6 +123,25 @@ def test_a_kept_connection_of_a_pbx_that_is_gone_is_ended(manager: Manager) -> N
             second.wait_for("peer_refused")
             manager.wait_for_store(0)
             assert sock.recv(1) == b""
+
+
+@pytest.mark.usefixtures("directory")
+def test_a_kept_connection_in_clear_text_is_ended_unread_where_tls_is_asked_for(
+    manager: Manager,
+) -> None:
+    with manager.start() as first, connect(first.port) as sock:
+        sock.sendall(call(1) + call(2)[:100])
+        first.wait_for_calls(1)
+        first.stop()
+        manager.wait_for_store(2)
+        sock.sendall(call(2)[100:] + call(3))  # while no process runs
+        with manager.start(HQ + MUTUAL) as second:
+            ended = second.wait_for("peer_disconnected", pbx="hq", reports=0)
+            assert "not over TLS" in ended["reason"]
+            manager.wait_for_store(0)
+            assert is_closed(sock)
+            _, stopped = second.stop()
+    assert (stopped["received"], ids(second)) == (0, [1])
 
 
 def test_a_kept_connection_that_has_ended_meanwhile_is_no_trouble(manager: Manager) -> None:
