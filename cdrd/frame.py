@@ -90,6 +90,14 @@ class Framer:
         self._head = b""  # of an oversized frame, whose bytes are passed over
         self._passed = 0  # how many of them were dropped
 
+    def limit(self, max_report_bytes: int) -> None:
+        """Take longer objects from now on, or only shorter ones.
+
+        One that is passed over already stays so, and is told as longer than the bound it met.
+        """
+        if not self._passed:
+            self._max = max_report_bytes
+
     def receive(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the stream."""
         self.let_go()

@@ -270,6 +270,7 @@ class HttpConnection(asyncio.Protocol):
         if self.is_stranger:
             self._refuse_stranger()
             return
+        self._reader.max_body_bytes = self._intake.max_report_bytes  # a reload may have changed it
         self._reader.receive(data)
         if self._request is None:
             self._go_on()

@@ -70,11 +70,11 @@ _QUOTE: Final = ord('"')
 class RequestReader:
     """The requests of one connection, pulled with ``next_event`` after ``receive``.
 
-    A body of more than ``max_body_bytes`` is a fault.
+    A body of more than ``max_body_bytes`` is a fault; changed, it holds for the next request.
     """
 
     def __init__(self, max_body_bytes: int) -> None:
-        self._max = max_body_bytes
+        self.max_body_bytes = max_body_bytes
         self._buffer = bytearray()
         self._searched = 0  # up to where the head does not end
         self._head: _Head | None = None  # of the request that is read, or of the one before
@@ -127,7 +127,7 @@ class RequestReader:
         if end is None:
             self._searched = len(buffer)
             return None
-        head = _parse_head(bytes(buffer[: end.end()]), self._max)
+        head = _parse_head(bytes(buffer[: end.end()]), self.max_body_bytes)
         del buffer[: end.end()]
         self._searched = 0
         if isinstance(head, Fault):
@@ -142,11 +142,11 @@ class RequestReader:
         head = self._head
         if head is None or head.sized or not self._buffer.startswith((b"{", b"[")):
             return Fault(400, "this is no HTTP request")
-        self._body = _ValueBody(self._max)
+        self._body = _ValueBody(self.max_body_bytes)
         return self._read_body()
 
     def _begin_body(self, head: "_Head") -> Event | None:
-        self._head, self._body = head, head.make_body(self._max)
+        self._head, self._body = head, head.make_body(self.max_body_bytes)
         return ContinueExpected() if head.expects_continue else self._read_body()
 
     def _read_body(self) -> Event | None:

@@ -34,7 +34,7 @@ PAUSED_BYTES: Final = 256
 """So much is read at once, at most; and of a connection that comes while reading is paused."""
 
 IDLE_LOOK_SECONDS: Final = 5.0
-"""How often it is looked whether there is an idle timeout now, while there was none."""
+"""How often, at least, it is looked for who is idle: a reload may have set another timeout."""
 
 KEEPALIVE: Final = {
     socket.TCP_KEEPIDLE: 60,  # seconds of silence until the first probe
@@ -190,7 +190,7 @@ class Intake:
     async def drop_idle(self) -> None:
         """Drop connections that have been silent for longer than the idle timeout."""
         while True:
-            await asyncio.sleep(self.idle_timeout / 4 or IDLE_LOOK_SECONDS)
+            await asyncio.sleep(min(self.idle_timeout / 4 or IDLE_LOOK_SECONDS, IDLE_LOOK_SECONDS))
             silent_since = time.monotonic() - self.idle_timeout
             if self.paused or not self.idle_timeout:
                 continue  # it is we who do not listen, or who wait for ever
@@ -256,6 +256,7 @@ class PeerConnection(asyncio.BufferedProtocol):
     def data_received(self, data: bytes | memoryview) -> None:
         """Take custody of what arrived, at once."""
         self.last_byte = time.monotonic()
+        self.stream.limit(self._intake.max_report_bytes)  # a reload may have changed it
         self.stream.receive(data, utc_milliseconds(time.time()))
         self._intake.arrived()
         if self._intake.paused:

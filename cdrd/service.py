@@ -123,8 +123,7 @@ class Service:
         )
         self._keeper = keeper
         self._listener = Listener(self._intake, senders, log, self._tls)
-        bounds = Bounds(answer=ANSWER_SECONDS + config.batch.max_delay)
-        self._posting = HttpConnections(self._intake, self._listener, entrances(doors), log, bounds)
+        self._posting = HttpConnections(self._intake, self._listener, entrances(doors), log)
         self._clocks = ClockWatch()
         self.writer = Writer(
             store,
@@ -291,7 +290,8 @@ class Service:
         self._silence.pbxs = tuple(sender.name for sender in senders)
         self._intake.max_report_bytes = config.tcp.max_report_bytes
         self._intake.idle_timeout = config.tcp.idle_timeout
-        self.writer.grouping = config.batch
+        self._posting.bounds = Bounds(answer=ANSWER_SECONDS + config.batch.max_delay)
+        self.writer.regroup(config.batch)
         set_level(self._lines, config.log.level)
 
     def _reopened(self) -> None:

@@ -81,6 +81,10 @@ class ReportStream:
         self._totals = totals
         self._framer = Framer(max_report_bytes)
 
+    def limit(self, max_report_bytes: int) -> None:
+        """Take longer reports from now on, or only shorter ones."""
+        self._framer.limit(max_report_bytes)
+
     def receive(self, chunk: bytes | bytearray | memoryview, received_at: str) -> None:
         """Take custody of every report that the chunk completes; the time as a record spells it."""
         framer = self._framer

@@ -203,6 +203,7 @@ class _Connection:
             self._begun(self.peer)
         if answer is None:
             now = utc_milliseconds(time.time())
+            self.stream.limit(self._intake.max_report_bytes)  # a reload may have changed it
             self.stream.receive(message + b"\n", now)
             self.stream.close("the message ended in the middle of a report", now)
             self._intake.arrived()

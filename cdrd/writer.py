@@ -73,7 +73,7 @@ class Writer:
         self._log = log
         self._lines = lines
         self._clocks = clocks
-        self.grouping = grouping
+        self._grouping = grouping
         self._room_made = room_made
         self.spool = Spool(store.path)
         self.calls = CallLog(store, log, lines)
@@ -97,6 +97,11 @@ class Writer:
         """Spool from now on what the database has not taken: who stops us may not wait for it."""
         self._hurried.set()
 
+    def regroup(self, grouping: BatchTable) -> None:
+        """Group otherwise from now on; what waits for more to come waits no longer."""
+        self._grouping = grouping
+        self._arrived.set()
+
     def stop(self) -> None:
         """Let ``run`` return once nothing waits any more."""
         self._stopping = True
@@ -108,10 +113,10 @@ class Writer:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            if self.grouping.max_delay and not self._stopping:
+            if self._grouping.max_delay and not self._stopping:
                 await self._wait_for_more()
             while self._waiting:
-                await self._commit(self._waiting.take(self.grouping.max_records))
+                await self._commit(self._waiting.take(self._grouping.max_records))
             if self._stopping:
                 if self._copying is not None:
                     await self._copying
@@ -207,9 +212,10 @@ class Writer:
 
     async def _wait_for_more(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.grouping.max_delay):
-                while len(self._waiting) < self.grouping.max_records and not (
-                    self._stopping or self._waiting.full
+            grouping = self._grouping
+            async with asyncio.timeout(grouping.max_delay):
+                while len(self._waiting) < grouping.max_records and not (
+                    self._stopping or self._waiting.full or self._grouping is not grouping
                 ):
                     await self._arrived.wait()
                     self._arrived.clear()
@@ -340,7 +346,7 @@ class Writer:
         Otherwise whoever stores would wait for us meanwhile, a third of the time in a flood.
         """
         while 0 < len(self._attempts) <= AHEAD:
-            batch = self._waiting.take_ahead(len(self._attempts), self.grouping.max_records)
+            batch = self._waiting.take_ahead(len(self._attempts), self._grouping.max_records)
             if batch is None:
                 return
             self._begin(batch, behind=self._turn)

@@ -444,6 +444,28 @@ def test_a_report_of_exactly_the_limit_is_a_frame_and_one_byte_more_is_not() -> 
             assert read(stream, every_byte(stream), max_bytes=200) == expected
 
 
+@pytest.mark.parametrize("delimiter", [b"\n", b""])
+def test_another_limit_holds_from_the_next_piece_on(delimiter: bytes) -> None:
+    report = b'{"a":"' + b"x" * 292 + b'"}'
+    stream = report + delimiter + GOOD + delimiter
+    for cut in range(len(report)):
+        framer = Framer(200)
+        first = feed(framer, stream[:cut])
+        framer.limit(400)
+        told, good = first + feed(framer, stream[cut:])
+        # What was passed over already is longer than the limit that it met.
+        assert isinstance(told, Broken) == (cut > 200)
+        assert not isinstance(told, Broken) or told.reason.endswith("= 200")
+        assert seen(good) == Seen(GOOD)
+        framer.limit(200)
+        assert len(feed(framer, report + delimiter)) == 1
+        framer = Framer(400)
+        first = feed(framer, stream[:cut])
+        framer.limit(200)
+        frames = first + feed(framer, stream[cut:])
+        assert [seen(frame) for frame in frames] == [Seen(report, 300), Seen(GOOD)]
+
+
 def long_string() -> bytes:
     return b'{"action":"NewCdr","x":"' + b"x" * 10_000_000 + b'"}'
 

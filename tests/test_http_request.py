@@ -332,6 +332,19 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_sent() -> None:
     assert [type(event) for event in events([stream])] == [Fault]
 
 
+@pytest.mark.parametrize("headers", [(), NO_LENGTH], ids=["length", "no length"])
+def test_another_limit_holds_from_the_next_request_on(headers: tuple[str, ...]) -> None:
+    reader = RequestReader(2)
+    reader.receive(post(b"{}", *headers))
+    assert isinstance(reader.next_event(), Request)
+    reader.max_body_bytes = len(JSON)
+    reader.receive(post(JSON, *headers))
+    assert isinstance(reader.next_event(), Request)
+    reader.max_body_bytes = 2
+    reader.receive(post(JSON, *headers))
+    assert isinstance(reader.next_event(), Fault)
+
+
 def test_what_is_pending_is_a_part_of_a_request() -> None:
     reader = RequestReader(MAX)
     assert not reader.pending

@@ -179,11 +179,46 @@ def test_the_level_and_the_limits_are_taken_and_the_others_are_named(
     assert daemon.wait_for_calls(1)[0]["call_id"].endswith(".3")
 
 
-def test_an_idle_timeout_is_taken(daemon: RunningDaemon) -> None:
-    with connect(daemon.port) as sock:
+def test_the_longest_report_is_taken_anew_on_connections_that_are_open(tmp_path: Path) -> None:
+    listen = 'http.listen = ["127.0.0.1:0"]\n'
+    with RunningDaemon(tmp_path, listen + "tcp.max_report_bytes = 1024\n" + HQ) as daemon:
+        with connect(daemon.port) as streaming, connect(http_port(daemon)) as posting:
+            streaming.sendall(call(1))
+            assert status(posting, call(2)) == 200
+            daemon.wait_for_calls(2)
+            reload(daemon, listen + HQ)
+            streaming.sendall(large(call(3)))
+            assert status(posting, large(call(4))) == 200
+            daemon.wait_for_calls(4)
+            reload(daemon, listen + "tcp.max_report_bytes = 1024\n" + HQ)
+            streaming.sendall(large(call(5)))
+            assert "1024" in daemon.wait_for("report_quarantined")["reason"]
+            assert status(posting, large(call(6))) == 413
+        _, stopped = daemon.stop()
+    assert (stopped["stored"], stopped["quarantined"]) == (4, 1)
+    assert_accounted(stopped)
+
+
+def large(report: bytes) -> bytes:
+    return report.replace(b"{", b'{"note":"%s",' % (b"x" * 1100), 1)
+
+
+def test_a_post_is_not_given_up_before_a_new_max_delay(tmp_path: Path) -> None:
+    tables = 'http.listen = ["127.0.0.1:0"]\n' + HQ
+    with RunningDaemon(tmp_path, tables) as daemon, connect(http_port(daemon)) as sock:
+        assert status(sock, call(1)) == 200
+        reload(daemon, tables + "[batch]\nmax_delay = 6.0\n")  # a post may take 5 s without it
+        assert status(sock, call(2)) == 200
+        assert daemon.stop()[1]["stored"] == 2
+
+
+@pytest.mark.parametrize("before", ["", "tcp.idle_timeout = 86400\n"], ids=["none", "a day"])
+def test_an_idle_timeout_is_taken(tmp_path: Path, before: str) -> None:
+    with RunningDaemon(tmp_path, before + HQ) as daemon, connect(daemon.port) as sock:
         reload(daemon, "tcp.idle_timeout = 0.2\n" + HQ)
         assert is_closed(sock)
-    assert daemon.wait_for("peer_disconnected")["reason"] == "silent for 0.2 s"
+        assert daemon.wait_for("peer_disconnected")["reason"] == "silent for 0.2 s"
+        assert not daemon.found("fault_caught")
 
 
 def test_a_webhooks_new_secret_is_taken(tmp_path: Path) -> None:
@@ -204,7 +239,7 @@ def test_a_webhooks_new_secret_is_taken(tmp_path: Path) -> None:
     assert stopped["stored"] == 2
 
 
-def status(sock: socket.socket, body: bytes, key: str) -> int:
+def status(sock: socket.socket, body: bytes, key: str = "") -> int:
     signature = b64encode(digest(key.encode(), body, "sha256")).decode()
     sock.sendall(request(body, f"Content-Length: {len(body)}", f"X-Signature: {signature}"))
     return read_status(sock)

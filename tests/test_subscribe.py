@@ -15,7 +15,7 @@ import trustme
 from aiohttp import WSMsgType, web
 
 from cdrd.batch import QuarantinedReport
-from cdrd.frame import MIB
+from cdrd.frame import KIB, MIB
 from cdrd.intake import Intake, read_out
 from cdrd.log import Logger
 from cdrd.login import BackOff
@@ -137,6 +137,24 @@ async def test_reports_alone_are_taken_and_a_bad_one_costs_itself() -> None:
     assert lost["reason"] == "closed with code 1000"
     assert {record.source for record in bench.intake.waiting.arriving.records} == {"websocket"}
     assert bench.intake.totals.passed_over == 1
+
+
+@pytest.mark.asyncio
+async def test_a_longer_report_is_taken_once_it_may_be_longer() -> None:
+    longer = asyncio.Event()
+
+    async def serve(web_socket: web.WebSocketResponse) -> None:
+        await web_socket.send_str(SUBSCRIBED)
+        await longer.wait()
+        await web_socket.send_str(call(0).replace("{", '{"note":"' + "x" * 100 * KIB + '",', 1))
+        await web_socket.close()
+
+    async with bench_with([serving(serve), serving(until_it_ends)]) as (_, bench):
+        await bench.heard.wait_for("pbx_connected")
+        bench.intake.max_report_bytes = 200 * KIB
+        longer.set()
+        await bench.heard.wait_for("pbx_disconnected")
+        assert bench.calls() == ["1571897930.0"]
 
 
 @pytest.mark.asyncio

@@ -291,6 +291,20 @@ async def test_a_stop_does_not_wait_for_max_delay(bench: Bench) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_new_grouping_does_not_wait_for_the_max_delay_before(bench: Bench) -> None:
+    made = asyncio.Event()
+    bench.room_made = made.set  # type: ignore[method-assign]
+    writer = bench.writer(max_delay=60)
+    async with running(writer):
+        bench.receive(1)
+        writer.wake()
+        await asyncio.sleep(0)
+        writer.regroup(BatchTable())
+        await asyncio.wait_for(made.wait(), SOON)
+        assert len(bench.stored()) == 1
+
+
+@pytest.mark.asyncio
 async def test_a_full_house_does_not_wait_for_max_delay(bench: Bench) -> None:
     # Reading is paused by then: nothing more can come, and waiting would only stop the intake.
     bench.waiting = Waiting(1)
