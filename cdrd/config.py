@@ -208,6 +208,11 @@ class Pbx(_Table):
     events: Events | None = None
     history: History | None = None
 
+    @property
+    def only_connects(self) -> bool:
+        """Whether its reports come only where something listens for its peers."""
+        return bool(self.peers) and self.events is None
+
     def sender(self) -> Sender:
         """Return the PBX as a sender of reports."""
         networks = tuple(ip_network(peer, strict=False) for peer in self.peers)

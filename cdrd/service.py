@@ -175,11 +175,15 @@ class Service:
         self._committing = asyncio.create_task(self.writer.run())
         self.background.watch(self._committing)
         sockets = passed.listeners
-        await listener.open(config.tcp.listen, TCP, listener.accept, sockets.get(TCP, ()))
-        ports = await listener.open(
+        streaming = await listener.open(
+            config.tcp.listen, TCP, listener.accept, sockets.get(TCP, ())
+        )
+        posting = await listener.open(
             config.http.listen, HTTP, self._posting.accept, sockets.get(HTTP, ())
         )
-        self._http_port = ports[0] if ports else 0
+        self._http_port = posting[0] if posting else 0
+        if not (streaming or posting):
+            self._say_unheard()
         if config.metrics.listen:
             self._metrics = await _open_metrics(self._state(), config.metrics.listen, self._log)
         self._take(config, self._senders)
@@ -259,6 +263,15 @@ class Service:
         either: set[asyncio.Future[Any]] = {room, self.background.fault}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         room.cancel()
+
+    def _say_unheard(self) -> None:
+        """Warn of the PBXs that nothing listens for."""
+        if unheard := [pbx.name for pbx in self._config.pbx if pbx.only_connects]:
+            self._log.warning(
+                "no_listener_opened",
+                pbxs=unheard,
+                advice="enable cdrd.socket, or name an address in tcp.listen or http.listen",
+            )
 
     def _give_up(self, passed: Passed) -> None:
         """Close what was kept of a PBX that is dialled no longer, or otherwise."""

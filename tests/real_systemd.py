@@ -198,9 +198,9 @@ class Machine:
         """Send the daemon, and nothing else of the service, a signal."""
         self.systemctl("kill", "--kill-who=main", f"--signal={signal_name}", "cdrd")
 
-    def configure(self, tables: str) -> None:
+    def configure(self, tables: str, listen: str = f'["127.0.0.1:{PORT}"]') -> None:
         """Write another configuration, in the file that is installed."""
-        head = f'database.path = "{DATABASE}"\ntcp.listen = ["127.0.0.1:{PORT}"]\n'
+        head = f'database.path = "{DATABASE}"\ntcp.listen = {listen}\n'
         self.write("/etc/cdrd/config.toml", head + tables, mode="640", group="cdrd")
 
     def change_service(self, settings: str) -> None:

@@ -323,10 +323,20 @@ def test_a_pbx_whose_reports_cannot_come_is_to_be_mended(tmp_path: Path) -> None
     config = write_config(tmp_path, HQ + '[[pbx]]\nname = "lab"\n', listen=())
     status, said = check("-c", config)
     assert status == 1
-    assert faults(said) == [
-        "hq: nothing listens for its peers: name an address in tcp.listen or http.listen",
-        "lab: no report of it can come: give it peers or [pbx.events]",
-    ]
+    assert faults(said) == ["lab: no report of it can come: give it peers or [pbx.events]"]
+
+
+def test_that_nothing_listens_is_a_remark_for_systemd_may(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, HQ, listen=())
+    assert main(["check", "-c", str(config)]) == 0
+    told = capsys.readouterr()
+    assert told.out.endswith("\nnothing to mend\n")
+    assert told.err.startswith("hq: nothing listens for its peers, unless systemd does")
+    assert "cdrd.socket" in told.err
+    main(["check", "-c", str(write_config(tmp_path, HQ))])
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

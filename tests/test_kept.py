@@ -175,6 +175,23 @@ def test_sockets_that_systemd_listens_on_stand_for_the_configured_addresses(
                 )
                 assert posting.recv(15) == b"HTTP/1.1 200 OK"
             assert count(daemon.database) == 2
+            assert daemon.found("no_listener_opened") == []
+
+
+def test_where_nothing_listens_for_a_pbx_it_is_told(tmp_path: Path) -> None:
+    dialled = (
+        '[[pbx]]\nname = "dialled"\n[pbx.events]\nkind = "tcp"\n'
+        'address = "127.0.0.1:9"\nusername = "api"\npassword_file = "password"\n'
+    )
+    with RunningDaemon(tmp_path, HQ + dialled, listen=[]) as daemon:
+        daemon.wait_for("ready")
+        (told,) = daemon.found("no_listener_opened")
+        assert (told["level"], told["pbxs"]) == ("warning", ["hq"])
+        assert "cdrd.socket" in told["advice"]
+        daemon.stop()
+    with RunningDaemon(tmp_path, dialled, listen=[]) as daemon:
+        daemon.wait_for("ready")
+        assert daemon.found("no_listener_opened") == []
 
 
 def test_a_dialled_connection_is_gone_on_with_and_no_login_made(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cdrd.simulate.reports import new_cdr
-from tests.real_systemd import Entry, Journal, Machine, booted
+from tests.real_systemd import CHECKOUT, DROP_IN, Entry, Journal, Machine, booted
 from tests.running import HQ, assert_accounted
 
 STARTED = 1571897930
@@ -180,6 +180,23 @@ def test_systemd_listens_for_pbxs_before_there_is_a_daemon(
             journal.wait_for(event="call_released")
         opened = journal.wait_for(times=2, event="listener_opened")
         assert opened["tls"] is False
+    finally:
+        machine.systemctl("stop", "cdrd.socket")
+
+
+def test_a_site_that_only_listens_can_reload(machine: Machine, journal: Journal) -> None:
+    machine.systemctl("stop", "cdrd")
+    machine.write(DROP_IN, (CHECKOUT / "systemd/listen-only.conf").read_text())
+    machine.systemctl("daemon-reload")
+    machine.configure(HQ, listen="[]")
+    machine.systemctl("start", "cdrd")
+    try:
+        machine.configure(HQ + BRANCH, listen="[]")
+        machine.systemctl("reload", "cdrd")
+        journal.wait_for("nothing listens for its peers, unless systemd does")
+        assert journal.wait_for(event="reloaded")["added"] == ["branch"]
+        assert take_call(machine, journal, 1, source="127.0.0.2")["pbx"] == "branch"
+        assert not [e for e in journal.entries if e.get("event") == "no_listener_opened"]
     finally:
         machine.systemctl("stop", "cdrd.socket")
 
