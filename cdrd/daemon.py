@@ -166,7 +166,6 @@ class Daemon:
             self._notifier.notify(f"STATUS={service.status()}", *alive)
             await asyncio.sleep(interval)
 
-
     async def _ask_for_time(self, service: Service) -> None:
         """Keep systemd from killing a daemon that waits for a disk with room."""
         while True:
