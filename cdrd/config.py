@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from cdrd.address import parse_address
+from cdrd.address import format_address, parse_address
 from cdrd.door import Door
 from cdrd.exits import ConfigError
 from cdrd.frame import KIB
@@ -83,8 +83,13 @@ def _is_path(text: str) -> str:
 
 
 def _is_web_address(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    try:
+        parts = urlsplit(text)
+        parse_address(format_address(parts.hostname or "", parts.port or 0))
+        is_one = parts.scheme in ("http", "https") and not (parts.query or parts.fragment)
+    except ValueError:
+        is_one = False
+    if not is_one:
         raise ValueError("no web address: give one such as https://192.0.2.10:8088")
     return text.rstrip("/")
 

@@ -26,6 +26,7 @@ COMMENTED = re.compile(r"^# (\w+ = .*|\[+[\w.]+\]+)$", re.MULTILINE)
 NOBODY = 65534
 
 PBX = '[[pbx]]\nname = "hq"\n'
+HISTORY = PBX + "[pbx.history]\nusername = 'api'\npassword_file = 'p'\n"
 EVENTS = PBX + '[pbx.events]\nkind = "tcp"\naddress = "pbx:8333"\nusername = "api"\n'
 
 
@@ -326,6 +327,34 @@ def test_a_fingerprint_is_read_as_openssl_prints_it(digest: str) -> None:
 )
 def test_what_is_no_address_or_fingerprint_is_told_with_an_example(text: str, fault: str) -> None:
     assert only_fault(text) == fault
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://192.0.2.10:808O",
+        "https://192.0.2.10:99999",
+        "https://:8088",
+        "https://[::1:8088",
+        "https://a host",
+        "https://192.0.2.10/?a=b",
+        "https://192.0.2.10/#a",
+        "ftp://192.0.2.10",
+    ],
+)
+def test_a_slip_in_a_web_address_is_quoted(url: str) -> None:
+    fault = only_fault(f"{HISTORY}url = {url!r}")
+    assert fault.startswith("pbx.0.history.url: no web address: ")
+    assert fault.endswith(f", not {url!r}")
+
+
+@pytest.mark.parametrize(
+    "url", ["https://192.0.2.10", "http://pbx.example.com:8088/api/v1.1.0", "https://[::1]:8088"]
+)
+def test_a_web_address_may_have_a_port_and_a_path(url: str) -> None:
+    history = parse_config(f"{HISTORY}url = '{url}/'", "c.toml").pbx[0].history
+    assert history is not None
+    assert history.url == url
 
 
 REGISTERED = """

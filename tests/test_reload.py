@@ -134,8 +134,11 @@ def test_a_dialled_pbx_keeps_its_connection_while_others_come_and_go(tmp_path: P
         'http.listen = ["127.0.0.1:0"]\n'
         + HQ
         + '[pbx.events]\nkind = "webhook"\nsecret_file = "gone"\n',
+        HQ
+        + '[pbx.history]\nurl = "https://192.0.2.10:808O"\nusername = "api"\n'
+        + 'password_file = "gone"\n',
     ],
-    ids=["no TOML", "unknown key", "a name twice", "no secret"],
+    ids=["no TOML", "unknown key", "a name twice", "no secret", "no port"],
 )
 def test_a_bad_file_changes_nothing_and_says_why(daemon: RunningDaemon, tables: str) -> None:
     with connect(daemon.port) as sock:
