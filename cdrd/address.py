@@ -30,9 +30,19 @@ def _host(host: str, text: str) -> str:
         return _bracketed(host[1:-1], text)
     if ":" in host and "/" not in host:
         raise _not_an_address(text, "an IPv6 address stands in brackets")
-    if any(character.isspace() or character in "[]/@" for character in host):
+    if not _is_host_name(host):
         raise _not_an_address(text, f'"{host}" is no host name')
     return host
+
+
+def _is_host_name(host: str) -> bool:
+    if not host.isprintable() or any(character in " []/@" for character in host):
+        return False
+    try:
+        host.encode("idna")  # as the system's resolver is asked for it
+    except UnicodeError:
+        return False
+    return True
 
 
 def _bracketed(host: str, text: str) -> str:

@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -106,6 +107,14 @@ Name = Annotated[str, AfterValidator(_is_name)]
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_no_nul(cls, value: object) -> object:
+        """Refuse what is no name of a file, nor a text that a peer or SQLite takes whole."""
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("a NUL character: take it out")
+        return value
 
 
 class Database(_Table):
@@ -318,7 +327,7 @@ def load_config(path: Path) -> Config:
     """Read and check a configuration file. Raises ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # the latter: no UTF-8, or a name with a NUL
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     return parse_config(text, str(path))
 

@@ -232,6 +232,20 @@ def test_a_bad_address_is_quoted(address: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("[database]\npath = {}", "database.path"),
+        ("[tls]\ncertificate = {0}\nkey = {0}", "tls.certificate"),
+        (PBX + "serial = {}", "pbx.0.serial"),
+        (EVENTS + "password_file = {}", "pbx.0.events.password_file"),
+    ],
+)
+def test_a_nul_character_is_refused_wherever_it_stands(text: str, path: str) -> None:
+    first, *_ = faults(text.format(r'"a\u0000b"'))
+    assert first == f"{path}: a NUL character: take it out, not 'a\\x00b'"
+
+
+@pytest.mark.parametrize(
     "network", ["pbx.example.com", "192.0.2.0/33", "192.0.2", "", "::ffff:192.0.2.10"]
 )
 def test_a_network_that_no_peer_can_match_is_refused(network: str) -> None:
