@@ -326,7 +326,7 @@ def _is_there(path: str) -> bool:
 def load_config(path: Path) -> Config:
     """Read and check a configuration file. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark in front
     except (OSError, ValueError) as error:  # the latter: no UTF-8, or a name with a NUL
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     return parse_config(text, str(path))

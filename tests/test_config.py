@@ -418,6 +418,12 @@ def test_a_key_given_twice_is_not_toml() -> None:
     assert only_fault("[tcp]\nlisten = []\nlisten = []").startswith("not valid TOML: ")
 
 
+def test_a_byte_order_mark_before_the_text_is_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(PBX, encoding="utf-8-sig")
+    assert load_config(path).pbx[0].name == "hq"
+
+
 # Where the file is.
 
 
