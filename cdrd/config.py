@@ -303,7 +303,7 @@ def find_config(argument: str | None, environment: Mapping[str, str]) -> Path:
     named = argument or environment.get("CDRD_CONFIG")
     if named:
         return Path(named)
-    found = next((Path(path) for path in DEFAULT_PATHS if _is_there(path)), None)
+    found = next(filter(_is_there, map(Path, DEFAULT_PATHS)), None)
     if found is None:
         raise ConfigError(
             f"no configuration: none of {', '.join(DEFAULT_PATHS)} exists; "
@@ -312,10 +312,10 @@ def find_config(argument: str | None, environment: Mapping[str, str]) -> Path:
     return found
 
 
-def _is_there(path: str) -> bool:
+def _is_there(path: Path) -> bool:
     """Tell whether there is a file; one in a directory closed to us is there, and is told so."""
     try:
-        Path(path).stat()
+        path.stat()
     except PermissionError:
         return True
     except OSError:
@@ -375,7 +375,7 @@ def secret_path(name: str, config_path: Path, environment: Mapping[str, str] = o
         return path
     beside = config_path.parent / path
     credential = Path(credentials) / path if credentials else beside
-    return credential if credential.exists() else beside
+    return credential if _is_there(credential) else beside
 
 
 def credentials_are_closed(environment: Mapping[str, str] = os.environ) -> bool:

@@ -18,6 +18,7 @@ from cdrd.config import (
     load_config,
     parse_config,
     read_secret,
+    secret_path,
 )
 from cdrd.exits import ConfigError
 
@@ -503,6 +504,13 @@ def test_a_systemd_credential_comes_before_a_file_beside_the_configuration(tmp_p
     assert read_secret("hq.password", tmp_path / "config.toml", environment) == "beside"
     (credentials / "hq.password").write_text("credential", encoding="utf-8")
     assert read_secret("hq.password", tmp_path / "config.toml", environment) == "credential"
+
+
+def test_a_name_too_long_for_a_file_is_told_when_it_is_read(tmp_path: Path) -> None:
+    name = "a" * 300
+    for directory in ("", str(tmp_path)):
+        environment = {"CREDENTIALS_DIRECTORY": directory}
+        assert secret_path(name, tmp_path / "config.toml", environment) == tmp_path / name
 
 
 def test_an_absolute_secret_is_no_credential(tmp_path: Path) -> None:
