@@ -74,17 +74,29 @@ class Pbxs:
         self._pace = pace
         self._links: dict[str, _Link] = {}
 
-    async def apply(self, config: Config, http_port: int, passed: Passed | None = None) -> Changes:
-        """Begin what is new, end what is gone, and begin anew what has changed.
+    def make(self, config: Config, http_port: int) -> list[_Link]:
+        """Make what is new or has changed, without a change to what runs.
 
-        ``http_port``: where those post to that we tell to. ``passed``: what was kept for us.
+        ``http_port``: where those post to that we tell to.
+        """
+        links = self._links
+        changed = [p for p in config.pbx if p.name not in links or links[p.name].pbx != p]
+        return [self._make(pbx, config, http_port) for pbx in changed]
+
+    async def apply(
+        self, config: Config, made: list[_Link], passed: Passed | None = None
+    ) -> Changes:
+        """Begin what was made, end what is gone or what it stands for.
+
+        ``passed``: what was kept for us.
         """
         wanted = {pbx.name: pbx for pbx in config.pbx}
         gone = [name for name, link in self._links.items() if wanted.get(name) != link.pbx]
         await asyncio.gather(*(self._end(self._links.pop(name)) for name in gone))
-        begun = [name for name in wanted if name not in self._links]
-        for name in begun:
-            self._links[name] = self._begin(wanted[name], config, http_port, passed)
+        for link in made:
+            self._links[link.pbx.name] = link
+            self._begin(link, passed)
+        begun = [link.pbx.name for link in made]
         return Changes(
             added=[name for name in begun if name not in gone],
             changed=[name for name in begun if name in gone],
@@ -126,7 +138,7 @@ class Pbxs:
         links = self._links.values()
         return [link.subscription for link in links if link.subscription is not None]
 
-    def _begin(self, pbx: Pbx, config: Config, http_port: int, passed: Passed | None) -> _Link:
+    def _make(self, pbx: Pbx, config: Config, http_port: int) -> _Link:
         guard = LoginGuard(
             LoginFile(self._store.path),
             accounts_of(pbx),
@@ -136,19 +148,21 @@ class Pbxs:
         link = _Link(pbx, guard)
         match pbx.events:
             case Events(kind="tcp") as events:
-                dialer = link.held = self._dialer(pbx, events, guard)
-                if passed is not None:
-                    dialer.adopt(passed)
+                link.held = self._dialer(pbx, events, guard)
             case Events(kind="http") as events:
                 self._register(link, events, http_port)
             case Events(kind="websocket") as events:
                 self._subscribe(link, events)
         if pbx.history is not None:
             link.follower = self._follower(link, pbx.history, config)
+        return link
+
+    def _begin(self, link: _Link, passed: Passed | None) -> None:
+        if passed is not None and isinstance(link.held, Dialer):
+            link.held.adopt(passed)
         for running in (link.held, link.follower):
             if running is not None:
                 link.tasks.append(self._background.start(running.run()))
-        return link
 
     async def _end(self, link: _Link) -> None:
         await self._background.end(link.tasks)

@@ -188,7 +188,7 @@ class Service:
             self._metrics = await _open_metrics(self._state(), config.metrics.listen, self._log)
         self._take(config, self._senders)
         await listener.adopt(passed)
-        await self._pbxs.apply(config, self._http_port, passed)
+        await self._pbxs.apply(config, self._pbxs.make(config, self._http_port), passed)
         self._give_up(passed)
         await self._follow_portals(config)
         for work in (
@@ -204,18 +204,25 @@ class Service:
         """Take the configuration's file anew; one that cannot be used changes nothing."""
         try:
             new = prepare(load_config(self._config_path), self._config_path)
-            if self._tls is not None and new.config.tls == self._begun_with.tls:
-                server_context(new.config.tls, self._config_path)
+            config = new.config
+            tls = self._tls if config.tls == self._begun_with.tls else None
+            if tls is not None:
+                server_context(config.tls, self._config_path)
+            made = self._pbxs.make(config, self._http_port)
+            if tls is not None:
+                load_certificate(tls, config.tls, self._config_path)
         except ConfigError as error:
-            advice = "nothing has changed: mend the file and reload again"
-            self._log.error("reload_refused", error=str(error), advice=advice)
+            self._refuse_reload(str(error), "mend the file and reload again")
             return
-        config = self._config = new.config
-        if self._tls is not None and config.tls == self._begun_with.tls:
-            load_certificate(self._tls, config.tls, self._config_path)
+        except Exception as error:  # noqa: BLE001 - a fault of ours, while all is as it was
+            fault = {"message": "a reload could not be prepared", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(fault)
+            self._refuse_reload(repr(error), "the trace of fault_caught says where it is")
+            return
+        self._config = config
         self._take(config, new.senders)
         self._posting.admit(entrances(new.doors))
-        changes = await self._pbxs.apply(config, self._http_port)
+        changes = await self._pbxs.apply(config, made)
         begun = {*changes.added, *changes.changed}
         self._listener.admit(new.senders, begun)
         portals = await self._follow_portals(config)
@@ -230,6 +237,10 @@ class Service:
             self._log.warning(
                 "restart_needed", settings=later, advice="these take effect at the next start"
             )
+
+    def _refuse_reload(self, error: str, advice: str) -> None:
+        advice = f"nothing has changed: {advice}"
+        self._log.error("reload_refused", error=error, advice=advice)
 
     async def end(self) -> None:
         """Accept no more, commit what was received, and close."""

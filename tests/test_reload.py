@@ -160,6 +160,26 @@ def test_a_file_that_is_gone_changes_nothing(daemon: RunningDaemon) -> None:
     daemon.wait_for_calls(1)
 
 
+def test_a_fault_of_ours_in_a_reload_changes_nothing(tmp_path: Path) -> None:
+    broken = tmp_path / "packages" / "aiohttp.py"  # as an upgrade may leave a package
+    broken.parent.mkdir()
+    broken.write_text("raise ImportError('half of it is there')")
+    subscribed = (
+        '[[pbx]]\nname = "new"\n[pbx.events]\nkind = "websocket"\n'
+        'address = "127.0.0.1:1"\nusername = "api"\npassword_file = "gone"\n'
+    )
+    environment = {"PYTHONPATH": str(broken.parent)}
+    with RunningDaemon(tmp_path, HQ + BRANCH, environment=environment) as daemon:
+        with connect(daemon.port, source="127.0.0.2") as branch:
+            refused = reload(daemon, HQ + subscribed, "reload_refused")
+            assert "half of it is there" in refused["error"]
+            branch.sendall(call(1))
+            daemon.wait_for_calls(1)
+        assert changes(reload(daemon, HQ)) == ([], [], ["branch"])
+        assert daemon.stop()[0] == 0
+        assert len(daemon.found("fault_caught")) == 1
+
+
 # Settings
 
 
