@@ -138,7 +138,21 @@ def make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             module.add_arguments(command)
             if name != "simulate":
                 command.set_defaults(run=module.run)
+    _refuse_empty(parser, argv)
     return parser
+
+
+def _refuse_empty(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """End with exit status 2 where a value is empty: it would count as not given.
+
+    A shell variable that is not set would else have all PBXs' calls deleted in place of one's.
+    """
+    for before, word in zip(["cdrd", *argv], argv, strict=False):
+        option, equals, value = word.partition("=")
+        is_pair = bool(equals) and option.startswith("--")
+        if not (value if is_pair else word):
+            behind = option if is_pair else before
+            parser.error(f"nothing stands behind {behind}: is a variable of the shell not set?")
 
 
 def _parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
