@@ -16,6 +16,18 @@ class Usage(Exception):
     """Arguments that do not go together; the text says what to do. Exit status 2."""
 
 
+def text(given: str) -> str:
+    """Take an option's value that is looked for in the database, or is a name that SQLite gets.
+
+    What is no UTF-8 comes as text with surrogates in it, which SQLite takes none of.
+    """
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{given!r} is no UTF-8") from error
+    return given
+
+
 def open_stdin() -> BinaryIO:
     """Return standard input unbuffered.
 

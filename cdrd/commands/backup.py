@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress
 
-from cdrd.commands.arguments import add_database_arguments, database_path
+from cdrd.commands.arguments import add_database_arguments, database_path, text
 from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.schema import NotOurDatabase, check_schema
@@ -49,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     add_database_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace the file where there is one")
-    parser.add_argument("file", type=Path, metavar="FILE", help="the copy")
+    parser.add_argument("file", type=_file, metavar="FILE", help="the copy")
+
+
+def _file(given: str) -> Path:
+    path = Path(given)
+    text(str(path.absolute()))
+    return path
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from cdrd.commands.arguments import add_database_arguments, database_path
+from cdrd.commands.arguments import add_database_arguments, database_path, text
 from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.record import MAX_INTEGER
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SEQ",
         help="only calls behind this seq (default 0: all)",
     )
-    parser.add_argument("--pbx", metavar="NAME", help="only this PBX's calls")
+    parser.add_argument("--pbx", type=text, metavar="NAME", help="only this PBX's calls")
 
 
 def _seq(text: str) -> int:

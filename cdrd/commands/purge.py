@@ -16,7 +16,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import Progress
 
-from cdrd.commands.arguments import Usage, add_config_argument, existing
+from cdrd.commands.arguments import Usage, add_config_argument, existing, text
 from cdrd.commands.selecting import open_selected
 from cdrd.commands.zones import add_timezone_argument, zone_of
 from cdrd.config import Config, find_config, load_config
@@ -51,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_timezone_argument(parser, "of --before (default: the configured one)")
     origin = parser.add_mutually_exclusive_group()
-    origin.add_argument("--pbx", default="", metavar="NAME", help="only of this PBX")
-    origin.add_argument("--tenant", default="", metavar="NAME", help="only of this tenant")
+    origin.add_argument("--pbx", type=text, default="", metavar="NAME", help="only of this PBX")
+    origin.add_argument(
+        "--tenant", type=text, default="", metavar="NAME", help="only of this tenant"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say how much it would be")
 
 

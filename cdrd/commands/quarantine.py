@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="the newest, a line each")
     add_database_arguments(listing)
     listing.add_argument(
-        "--limit", type=int, default=100, metavar="N", help="how many (default 100)"
+        "--limit", type=_limit, default=100, metavar="N", help="how many (default 100)"
     )
     listing.set_defaults(action=_list)
     showing = actions.add_parser("show", help="one, with its bytes")
@@ -57,6 +57,13 @@ def _add_ids(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("ids", type=_id, nargs="*", default=[], metavar="ID")
     which.add_argument("--all", action="store_true", help="everything in quarantine")
+
+
+def _limit(text: str) -> int:
+    limit = int(text)
+    if not 0 <= limit <= MAX_INTEGER:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0 to {MAX_INTEGER}")
+    return limit
 
 
 def _id(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cdrd.commands.arguments import Usage
+from cdrd.commands.arguments import Usage, text
 from cdrd.commands.report_page import NoCharts, check_charts, sheet_page
 from cdrd.commands.report_sheet import Sheet, sheet_csv, sheet_json, sheet_table
 from cdrd.commands.selecting import add_selection_arguments, open_selected, selected
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pbx",
         dest="pbxs",
+        type=text,
         action="append",
         default=[],
         metavar="NAME",

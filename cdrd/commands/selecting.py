@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from cdrd.commands.arguments import Usage, add_database_arguments, existing
+from cdrd.commands.arguments import Usage, add_database_arguments, existing, text
 from cdrd.commands.zones import add_timezone_argument, zone_of
 from cdrd.config import Config, Pbx, Portal, find_config, load_config
 from cdrd.database import open_reader
@@ -42,7 +42,7 @@ def add_selection_arguments(parser: argparse.ArgumentParser, records: str) -> No
     _add_several(parser, "--status", "statuses", "WORD", "such as ANSWERED or COMPLETED")
     _add_several(parser, "--type", "types", "WORD", "such as Inbound, or C for a conference")
     parser.add_argument(
-        "--number", default="", help="caller or callee, whole; * stands for any digits"
+        "--number", type=text, default="", help="caller or callee, whole; * stands for any digits"
     )
 
 
@@ -52,6 +52,7 @@ def _add_several(
     parser.add_argument(
         flag,
         dest=dest,
+        type=text,
         action="append",
         default=[],
         metavar=metavar,
