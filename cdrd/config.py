@@ -36,8 +36,24 @@ DEFAULT_PATHS: Final = ("config.toml", "/etc/cdrd/config.toml")
 SHA256_DIGITS: Final = 64
 
 
+DATABASE_NAME_BYTES: Final = 77
+"""The longest name of a database: the socket beside it is ``/proc/self/fd/1234567/NAME.control``,
+and a Unix address has at most 107 bytes."""
+
 POSTING: Final = ("http", "webhook")
 """The kinds of [pbx.events] whose PBX posts to us."""
+
+
+def _is_database(text: str) -> str:
+    name = os.fsencode(Path(text).name)
+    if not name:
+        raise ValueError("no file: give one such as /var/lib/cdrd/cdr.sqlite3")
+    if len(name) > DATABASE_NAME_BYTES:
+        raise ValueError(
+            f"a file name of {len(name)} bytes: give one of {DATABASE_NAME_BYTES} at most,"
+            " for the socket beside it"
+        )
+    return text
 
 
 def _is_address(text: str) -> str:
@@ -95,6 +111,7 @@ def _is_web_address(text: str) -> str:
     return text.rstrip("/")
 
 
+DatabasePath = Annotated[str, AfterValidator(_is_database)]
 Address = Annotated[str, AfterValidator(_is_address)]
 OptionalAddress = Annotated[str, AfterValidator(lambda text: text and _is_address(text))]
 Fingerprint = Annotated[str, AfterValidator(lambda text: text and _is_fingerprint(text))]
@@ -120,7 +137,7 @@ class _Table(BaseModel):
 class Database(_Table):
     """``[database]``."""
 
-    path: str = "/var/lib/cdrd/cdr.sqlite3"
+    path: DatabasePath = "/var/lib/cdrd/cdr.sqlite3"
     durability: Literal["full", "normal"] = "full"
     max_age_days: Annotated[int, Field(ge=0, le=36_500)] = 0
 

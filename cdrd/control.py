@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from cdrd.config import DATABASE_NAME_BYTES
 from cdrd.frame import KIB
 
 TIMEOUT_SECONDS: Final = 60.0
@@ -32,14 +33,23 @@ class RequestRefused(Exception):
     """The daemon could not do what was asked; the text says why."""
 
 
+class _NameTooLong(OSError):
+    """No socket can stand beside a database of such a name, so that no daemon serves it."""
+
+
 class _NoRequest(Exception):
     """What was sent is no JSON object."""
 
 
 @contextlib.contextmanager
 def _reachable(database: Path) -> Iterator[str]:
-    """Give a name of the socket that fits a Unix address, whose limit is 107 bytes."""
+    """Give a name of the socket that fits a Unix address, whose limit is 107 bytes.
+
+    Raises OSError.
+    """
     database = database.resolve()  # a link to the database is the database
+    if len(os.fsencode(database.name)) > DATABASE_NAME_BYTES:
+        raise _NameTooLong(f"{database}: name it with {DATABASE_NAME_BYTES} bytes at most")
     directory = os.open(database.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{database.name}.control"
@@ -84,8 +94,8 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _bind(database: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     with _reachable(database) as name:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         with contextlib.suppress(FileNotFoundError):
             Path(name).unlink()  # of a daemon that was killed: the lock says that none runs
         mask = os.umask(0o177)
@@ -108,7 +118,12 @@ def ask_daemon(database: Path, request: dict[str, Any]) -> Answer:
         try:
             with _reachable(database) as name:
                 sock.connect(name)
-        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+            ConnectionRefusedError,
+            _NameTooLong,
+        ) as error:
             raise NoDaemon(f"{database}: no daemon is running") from error
         except PermissionError as error:
             raise RequestRefused(

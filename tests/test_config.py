@@ -246,6 +246,13 @@ def test_a_nul_character_is_refused_wherever_it_stands(text: str, path: str) -> 
     assert first == f"{path}: a NUL character: take it out, not 'a\\x00b'"
 
 
+@pytest.mark.parametrize("path", ["", "/", "/var/lib/cdrd/" + "a" * 78])
+def test_a_database_that_no_daemon_can_serve_is_refused(path: str) -> None:
+    assert only_fault(f'database.path = "{path}"').startswith("database.path: ")
+    longest = "/var/lib/cdrd/" + "a" * 77
+    assert parse_config(f'database.path = "{longest}"', "c.toml").database.path == longest
+
+
 @pytest.mark.parametrize(
     "network", ["pbx.example.com", "192.0.2.0/33", "192.0.2", "", "::ffff:192.0.2.10"]
 )

@@ -218,3 +218,16 @@ async def test_each_way_it_is_one_line_of_json(database: Path) -> None:
     async with serving(database):
         reply = await send(database, orjson.dumps({"a": "\n"}) + b"\n")
     assert reply == b'{"asked":{"a":"\\n"}}\n'
+
+
+@pytest.mark.asyncio
+async def test_the_longest_name_of_a_database_is_served_and_none_that_is_longer(
+    tmp_path: Path,
+) -> None:
+    longest, longer = tmp_path / ("a" * 77), tmp_path / ("a" * 78)
+    async with serving(longest):
+        assert await ask(longest, {"do": "x"}) == {"asked": {"do": "x"}}
+    with pytest.raises(OSError, match="name it with 77 bytes at most"):
+        await serve_control(longer, echo)
+    with pytest.raises(NoDaemon):
+        ask_daemon(longer, {"do": "x"})
