@@ -300,6 +300,20 @@ class Config(_Table):
         return self
 
     @model_validator(mode="after")
+    def _addresses_are_unique(self) -> "Config":
+        listed = [("tcp.listen", address) for address in self.tcp.listen]
+        listed += [("http.listen", address) for address in self.http.listen]
+        listed += [("metrics.listen", self.metrics.listen)] if self.metrics.listen else []
+        taken: set[tuple[str, int]] = set()
+        for setting, text in listed:
+            address = parse_address(text)
+            if address in taken:
+                raise ValueError(f"{setting}: {text} is listened at already: name another port")
+            if address[1]:  # 0 is any that is free
+                taken.add(address)
+        return self
+
+    @model_validator(mode="after")
     def _registered_pbxs_can_post(self) -> "Config":
         posting = [pbx for pbx in self.pbx if pbx.events and pbx.events.kind in POSTING]
         for pbx in posting:

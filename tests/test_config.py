@@ -254,6 +254,22 @@ def test_a_database_that_no_daemon_can_serve_is_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('tcp.listen = ["127.0.0.1:1", "127.0.0.1:1"]', "tcp.listen"),
+        ('http.listen = ["127.0.0.1:8261"]', "http.listen"),
+        ('metrics.listen = "127.0.0.1:8261"', "metrics.listen"),
+    ],
+)
+def test_an_address_that_is_listened_at_twice_is_told(text: str, path: str) -> None:
+    assert only_fault(text).startswith(f"{path}: 127.0.0.1:")
+
+
+def test_any_free_port_may_be_asked_for_twice() -> None:
+    assert parse_config('tcp.listen = ["127.0.0.1:0", "127.0.0.1:0"]', "c.toml").tcp.listen
+
+
+@pytest.mark.parametrize(
     "network", ["pbx.example.com", "192.0.2.0/33", "192.0.2", "", "::ffff:192.0.2.10"]
 )
 def test_a_network_that_no_peer_can_match_is_refused(network: str) -> None:
