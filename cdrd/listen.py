@@ -5,6 +5,8 @@ more than that.
 """
 
 import asyncio
+import errno
+import os
 import select
 import socket
 import ssl
@@ -24,6 +26,11 @@ from cdrd.tls_connection import TlsConnection
 
 ACCEPT_SECONDS: Final = 1.0
 BACKLOG: Final = 4096
+
+_ADVICE: Final = {
+    errno.EADDRINUSE: "end the program that listens there, or name another port",
+    errno.EACCES: "name a port of 1024 or more",
+}
 
 
 class Listener:
@@ -83,8 +90,8 @@ class Listener:
                 host, port = parse_address(place)
                 try:
                     server = await loop.create_server(accept, host, port, backlog=BACKLOG)
-                except UnicodeError as error:
-                    raise OSError(f"{place}: {host!r} is no host name: {error}") from error
+                except OSError as error:
+                    raise cannot_listen(source, place, error) from error
             self._servers.append(server)
             for sock in server.sockets:
                 name = sock.getsockname()
@@ -166,6 +173,14 @@ class Listener:
     def _say_failed(self, count: int) -> None:
         pbx, peer, reason = self._failed
         self._log.warning("handshake_failed", pbx=pbx, peer=peer, reason=reason, count=count)
+
+
+def cannot_listen(source: str, address: str, error: OSError) -> OSError:
+    """Return the error that names the setting whose address cannot be listened at."""
+    number = error.errno or 0
+    why = os.strerror(number) if number > 0 else error.strerror  # below 0: getaddrinfo's own
+    advice = _ADVICE.get(number, "name an address of this machine")
+    return OSError(f"{source}.listen: {address}: {why}; {advice}")
 
 
 class AcceptedConnection(PeerConnection):

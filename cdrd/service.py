@@ -33,7 +33,7 @@ from cdrd.gap_watch import Pace
 from cdrd.http_listen import ANSWER_SECONDS, Bounds, HttpConnections
 from cdrd.intake import Intake, read_out
 from cdrd.kept import RESTS, Keeper, Passed
-from cdrd.listen import Listener
+from cdrd.listen import Listener, cannot_listen
 from cdrd.log import LineWriter, Logger, set_level
 from cdrd.pbxs import Pbxs
 from cdrd.sender import Sender
@@ -390,7 +390,10 @@ async def _open_metrics(state: "State", address: str, log: Logger) -> "MetricsSe
     from cdrd.metrics import MetricsServer  # noqa: PLC0415
 
     server = MetricsServer(state)
-    opened = await server.open(address)
+    try:
+        opened = await server.open(address)
+    except OSError as error:
+        raise cannot_listen("metrics", address, error) from error
     log.info("listener_opened", address=opened, source="metrics", tls=False)
     return server
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from cdrd.address import format_address
+from cdrd.listen import cannot_listen
 from cdrd.simulate.load import send_load
 from cdrd.simulate.pbx import SimulatedPBX
 from cdrd.simulate.reports import lay, new_cdr, other_event
@@ -38,6 +39,8 @@ from tests.running import (
 )
 
 SAMPLES = Path(__file__).parent / "samples"
+IN_USE = "Address already in use; end the program that listens there, or name another port"
+NOT_OURS = "Cannot assign requested address; name an address of this machine"
 STARTED = 1571897930
 LAID = ("newline", "crlf", "blank-line", "none", "pretty", "text", "bom")
 MIB = 1024 * 1024
@@ -571,6 +574,30 @@ def test_a_port_in_use_and_a_host_that_is_none_end_the_start_with_a_sentence(
             assert address.rpartition(":")[2] in refused.stderr
             assert "Traceback" not in refused.stderr
             assert '"ready"' not in refused.stdout
+
+
+@pytest.mark.parametrize("setting", ["tcp.listen", "http.listen", "metrics.listen"])
+def test_a_listener_that_cannot_open_is_named(
+    tmp_path: Path, setting: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = f"127.0.0.1:{taken.getsockname()[1]}"
+        for address, why in ((used, IN_USE), ("192.0.2.1:0", NOT_OURS)):
+            listen = [address] if setting == "tcp.listen" else []
+            value = f'"{address}"' if setting == "metrics.listen" else f'["{address}"]'
+            tables = HQ if listen else f"{setting} = {value}\n{HQ}"
+            refused = cdrd("serve", "-c", write_config(tmp_path, tables, listen))
+            assert refused.returncode == 1
+            assert refused.stderr == f"cdrd serve: {setting}: {address}: {why}\n"
+
+
+def test_a_host_that_has_no_address_is_told_with_its_setting() -> None:
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    told = str(cannot_listen("http", "nohost.invalid:8260", unknown))
+    assert told == (
+        "http.listen: nohost.invalid:8260: Name or service not known; name an address of this"
+        " machine"
+    )
 
 
 # Signals
