@@ -52,6 +52,7 @@ class Daemon:
         self._notifier = Notifier()
         self._passed = take_passed()
         self._totals = Totals()
+        self._accounted = False  # all that was received is committed, or was given up in order
         self._lines = LineWriter(1)
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
@@ -65,12 +66,15 @@ class Daemon:
         try:
             log = self._make_logger()
             self._say_started(log, store)
-            await self._serve(store, log)
-            await asyncio.to_thread(self._lines.finish, LOG_SECONDS)
+            try:
+                await self._serve(store, log)
+            finally:
+                await asyncio.to_thread(self._lines.finish, LOG_SECONDS)
         finally:
             await store.close(self._lines.logged_seq)
-        self._say_stopped(log)
-        await asyncio.to_thread(self._lines.close, LOG_SECONDS)
+            if self._accounted:
+                self._say_stopped(log)
+                await asyncio.to_thread(self._lines.close, LOG_SECONDS)
 
     async def _serve(self, store: Store, log: Logger) -> None:
         service = Service(
@@ -95,6 +99,7 @@ class Daemon:
             asking = asyncio.create_task(self._ask_for_time(service))
             await service.end()
             asking.cancel()
+            self._accounted = True
 
     def _say_stopped(self, log: Logger) -> None:
         """Account for everything received: the last line of a run."""

@@ -33,6 +33,7 @@ from tests.running import (
     connect,
     count,
     counted_logins,
+    parsed_line,
     rows,
     send,
     write_config,
@@ -577,7 +578,7 @@ def test_a_port_in_use_and_a_host_that_is_none_end_the_start_with_a_sentence(
 
 
 @pytest.mark.parametrize("setting", ["tcp.listen", "http.listen", "metrics.listen"])
-def test_a_listener_that_cannot_open_is_named(
+def test_a_listener_that_cannot_open_is_named_and_the_run_ends_in_order(
     tmp_path: Path, setting: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -589,6 +590,8 @@ def test_a_listener_that_cannot_open_is_named(
             refused = cdrd("serve", "-c", write_config(tmp_path, tables, listen))
             assert refused.returncode == 1
             assert refused.stderr == f"cdrd serve: {setting}: {address}: {why}\n"
+            last = parsed_line(refused.stdout.splitlines()[-1].encode())
+            assert_accounted(last)
 
 
 def test_a_host_that_has_no_address_is_told_with_its_setting() -> None:
