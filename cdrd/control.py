@@ -126,13 +126,17 @@ def ask_daemon(database: Path, request: dict[str, Any]) -> Answer:
         ) as error:
             raise NoDaemon(f"{database}: no daemon is running") from error
         except PermissionError as error:
-            raise RequestRefused(
-                f"{database}: only the daemon's user may ask it to write"
-            ) from error
+            raise RequestRefused(f"{database}: {_why_denied(database)}") from error
         reply = _exchange(sock, orjson.dumps(request) + b"\n", database)
     if "error" in reply:
         raise RequestRefused(reply["error"])
     return reply
+
+
+def _why_denied(database: Path) -> str:
+    if os.path.lexists(f"{database.resolve()}.control"):
+        return "only the daemon's user may ask it to write"
+    return "its directory is closed to us: run this as the user whose directory it is"
 
 
 def _exchange(sock: socket.socket, request: bytes, database: Path) -> Answer:

@@ -221,8 +221,10 @@ def _open_lock(path: Path) -> int:
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
+        denied = isinstance(error, PermissionError)
+        advice = "run this as the user whose directory it is" if denied else "create its directory"
         raise StoreUnusable(
-            f"{path}: {error.strerror}: create its directory, or name another path in [database]"
+            f"{path}: {error.strerror}: {advice}, or name another path in [database]"
         ) from error
     if os.geteuid() == 0 and path.exists():
         owner = path.stat()  # a command that root runs must not shut the daemon out

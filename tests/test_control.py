@@ -163,6 +163,28 @@ async def test_only_the_owner_may_connect() -> None:
         assert os.umask(mask) == mask
 
 
+def test_a_closed_directory_is_told_as_such_where_no_daemon_may_run() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o700)
+        database = Path(directory, "cdr.sqlite3")
+        program = (
+            "import os, sys, asyncio, pathlib, cdrd.control as control, cdrd.store as store\n"
+            f"os.setgroups([]), os.setgid({NOBODY}), os.setuid({NOBODY})\n"
+            f"database = pathlib.Path({str(database)!r})\n"
+            "try: control.ask_daemon(database, {})\n"
+            "except control.RequestRefused as error: print(error)\n"
+            "try: asyncio.run(store.Store.open(database))\n"
+            "except store.StoreUnusable as error: print(error)\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+    asked, opened = ended.stdout.splitlines()
+    advice = "run this as the user whose directory it is"
+    assert asked == f"{database}: its directory is closed to us: {advice}"
+    assert opened.startswith(f"{database}: Permission denied: {advice}")
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
     "garbage", [b"", b"\n", b"{\n", b"GET / HTTP/1.1\r\n\r\n", b"{}", b"\xff\n", b"[]\n"]
