@@ -222,6 +222,12 @@ def check_schema(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
+def check_tables(connection: sqlite3.Connection) -> None:
+    """Hold a file to having our tables, as who only reads needs. Raises NotOurDatabase."""
+    if not check_schema(connection):
+        raise NotOurDatabase("the file is empty: cdrd serve makes the tables at its start")
+
+
 def _statements(script: str) -> list[str]:
     statements, statement = [], ""
     for line in script.splitlines(keepends=True):

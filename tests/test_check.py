@@ -210,6 +210,16 @@ def test_what_is_no_database_of_ours_is_to_be_mended(tmp_path: Path) -> None:
         database.write_text("neither SQLite nor a database, and more than a hundred bytes" * 2)
 
 
+def test_a_directory_in_the_databases_place_is_called_so(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / "cdr.sqlite3").mkdir()
+    status, said = check("-c", config)
+    assert status == 1
+    assert faults(said) == [
+        f"{tmp_path}/cdr.sqlite3 is a directory: name a file in it in [database]"
+    ]
+
+
 def test_an_empty_file_is_told_to_become_a_database(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     (tmp_path / "cdr.sqlite3").touch(0o640)

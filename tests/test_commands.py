@@ -181,6 +181,33 @@ def test_a_database_that_is_not_there_or_no_database_is_told_in_a_sentence(
             theirs.execute("CREATE TABLE theirs (a)")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("follow",),
+        ("quarantine", "list"),
+        ("export", "calls"),
+        ("report",),
+        ("backup", "/dev/shm/no-copy.sqlite3"),
+        ("purge", "--before", "2020-01-01"),
+    ],
+    ids=" ".join,
+)
+def test_a_directory_or_an_empty_file_in_the_databases_place_is_called_so(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    config, database = write_config(tmp_path), tmp_path / "cdr.sqlite3"
+    database.mkdir()
+    refused = command(*arguments, "-c", config)
+    assert refused.returncode == 78
+    assert refused.stderr == f"{database} is a directory: name the database in it\n"
+    database.rmdir()
+    database.touch()
+    refused = command(*arguments, "-c", config)
+    assert refused.returncode == 1
+    assert f"{database}: the file is empty: cdrd serve makes the tables" in refused.stderr
+
+
 def test_a_configuration_that_is_not_there_is_told_with_exit_78(tmp_path: Path) -> None:
     for words in (("serve",), ("follow",), ("quarantine", "list"), ("quarantine", "drop", "1")):
         refused = command(*words, "-c", tmp_path / "none.toml")

@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -70,11 +71,13 @@ def database_path(arguments: argparse.Namespace) -> Path:
 def existing(path: Path) -> Path:
     """Return a database's path if there is one. Raises ConfigError."""
     try:
-        path.stat()
+        status = path.stat()
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: there is no such database; cdrd serve makes it at its first start"
         ) from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}: join the group of the database") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"{path} is a directory: name the database in it")
     return path

@@ -14,7 +14,7 @@ from rich.progress import DownloadColumn, Progress
 from cdrd.commands.arguments import add_database_arguments, database_path, text
 from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
-from cdrd.schema import NotOurDatabase, check_schema
+from cdrd.schema import NotOurDatabase, check_schema, check_tables
 from cdrd.target import CannotWrite, check_free, drafts, is_device
 
 MODE: Final = 0o640
@@ -98,7 +98,7 @@ def _copy(database: Path, draft: Path) -> Contents:
         contextlib.closing(open_reader(database)) as reader,
         Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar,
     ):
-        check_schema(reader)
+        check_tables(reader)
         before = _last_seq(reader)
         copying = bar.add_task("copying", total=_size(reader))
 

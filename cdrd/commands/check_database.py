@@ -22,12 +22,14 @@ def check_database(database: Path) -> list[str]:
     print(f"\ndatabase {database}")
     say("SQLite", _sqlite_version())
     try:
-        database.stat()
+        status = database.stat()
     except FileNotFoundError:
         say("file", _advice_on_a_missing(database))
         return []
     except OSError as error:
         return [f"{database}: {error.strerror}: run cdrd check as a member of its group"]
+    if stat.S_ISDIR(status.st_mode):
+        return [f"{database} is a directory: name a file in it in [database]"]
     say("daemon", _daemon_state(database))
     faults = _check_files(database)
     if lacks_shm(database):

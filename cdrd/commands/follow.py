@@ -12,7 +12,7 @@ from cdrd.commands.arguments import add_database_arguments, database_path, text
 from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.record import MAX_INTEGER
-from cdrd.schema import NotOurDatabase, check_schema
+from cdrd.schema import NotOurDatabase, check_tables
 
 POLL_SECONDS: Final = 0.05
 PAGE_ROWS: Final = 1000
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = database_path(arguments)
     try:
         reader = open_reader(path)
-        check_schema(reader)
+        check_tables(reader)
         _follow(reader, arguments.since, arguments.pbx)
     except (sqlite3.Error, NotOurDatabase) as error:
         print(f"cdrd follow: {path}: {error}", file=sys.stderr)

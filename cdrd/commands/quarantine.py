@@ -23,7 +23,7 @@ from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, ConfigError
 from cdrd.quarantine import Kept, drop_quarantined, read_quarantine, retry
 from cdrd.record import MAX_INTEGER
-from cdrd.schema import NotOurDatabase, check_schema
+from cdrd.schema import NotOurDatabase, check_tables
 from cdrd.store import Store, StoreUnusable
 
 IDS_A_REQUEST: Final = 100
@@ -198,7 +198,7 @@ def _ids(database: Path, arguments: argparse.Namespace) -> list[int]:
 def _open(database: Path) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.closing(open_reader(database)) as reader:
-            check_schema(reader)
+            check_tables(reader)
             yield reader
     except (sqlite3.Error, NotOurDatabase) as error:
         raise StoreUnusable(f"{database}: {error}") from error

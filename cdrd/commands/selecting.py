@@ -16,7 +16,7 @@ from cdrd.commands.zones import add_timezone_argument, zone_of
 from cdrd.config import Config, Pbx, Portal, find_config, load_config
 from cdrd.database import open_reader
 from cdrd.period import NotATime, make_period
-from cdrd.schema import NotOurDatabase, check_schema
+from cdrd.schema import NotOurDatabase, check_tables
 from cdrd.selection import CALLS, CONFERENCES, Selection
 from cdrd.store import StoreUnusable
 
@@ -100,7 +100,7 @@ def open_selected(database: Path) -> Iterator[sqlite3.Connection]:
     """Open a database to read what is selected. Raises StoreUnusable, also while it is read."""
     try:
         with contextlib.closing(open_reader(database)) as reader:
-            check_schema(reader)
+            check_tables(reader)
             reader.create_function("regexp", 2, _matches, deterministic=True)
             yield reader
     except (sqlite3.Error, NotOurDatabase) as error:
