@@ -14,6 +14,12 @@ from typing import Final
 
 from cdrd.sync import sync
 
+OF_A_DATABASE: Final = (
+    *("", "-wal", "-shm", "-journal"),
+    *(".lock", ".control", ".logins", ".spool", ".spool.damaged"),
+)
+"""What the names of a database's own files end with; the first of them are SQLite's."""
+
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -33,6 +39,23 @@ def check_free(paths: Sequence[Path], *, replace: bool) -> None:
             raise CannotWrite(f"{path} is a directory: name a file")
         if os.path.lexists(path) and not replace:
             raise CannotWrite(f"{path} exists: --force replaces it")
+
+
+def check_apart(paths: Sequence[Path], database: Path) -> None:
+    """Raise CannotWrite where one of the files is the database's own, by whatever name."""
+    own = [Path(f"{database.resolve()}{ending}") for ending in OF_A_DATABASE]
+    there = {_identity(file) for file in own} - {None}
+    for path in paths:
+        if path.resolve() in own or _identity(path) in there:
+            raise CannotWrite(f"{path} belongs to {database}, which is read: name another file")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

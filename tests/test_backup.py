@@ -73,6 +73,31 @@ def test_a_file_that_is_there_is_replaced_only_with_force(tmp_path: Path) -> Non
         assert count(copy) == 0
 
 
+@pytest.mark.parametrize("ending", ["", "-wal", ".lock"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("backup", "--force"),
+        ("export", "calls", "--format", "csv", "--force", "-o"),
+        ("report", "--format", "csv", "--force", "-o"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_nothing_replaces_the_database_that_is_read(
+    tmp_path: Path, command: tuple[str, ...], ending: str
+) -> None:
+    with RunningDaemon(tmp_path) as daemon:
+        send(daemon.port, new_cdr(1, started=STARTED))
+        daemon.wait_for_calls(1)
+        name, *options = command
+        refused = cdrd(name, *options, f"{daemon.database}{ending}", "-c", daemon.config)
+        assert refused.returncode == 1, refused.stderr
+        assert f"{ending} belongs to {daemon.database}" in refused.stderr
+        send(daemon.port, new_cdr(2, started=STARTED))
+        daemon.wait_for_calls(2)
+        assert count(daemon.database) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "status", "sentence"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdrd.target import CannotWrite, drafts, is_device
+from cdrd.target import OF_A_DATABASE, CannotWrite, check_apart, drafts, is_device
 
 
 def names(directory: Path) -> list[str]:
@@ -84,3 +84,19 @@ def test_a_device_is_no_file_to_replace(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     paths = (Path("/dev/null"), tmp_path / "pipe", tmp_path / "file", tmp_path, tmp_path / "none")
     assert [is_device(path) for path in paths] == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("ending", OF_A_DATABASE)
+def test_a_databases_own_files_are_never_written_whatever_they_are_called(
+    tmp_path: Path, ending: str
+) -> None:
+    database, own = tmp_path / "cdr.sqlite3", tmp_path / f"cdr.sqlite3{ending}"
+    link, hard_link = tmp_path / "link", tmp_path / "hard link"
+    link.symlink_to(database)
+    with pytest.raises(CannotWrite, match="belongs to"):
+        check_apart([tmp_path / "a.csv", own], link)
+    own.touch()
+    hard_link.hardlink_to(own)
+    with pytest.raises(CannotWrite, match="belongs to"):
+        check_apart([hard_link], database)
+    check_apart([tmp_path / "cdr.sqlite3-2026-11-01", Path("-")], database)

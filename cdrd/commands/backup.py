@@ -15,7 +15,7 @@ from cdrd.commands.arguments import add_database_arguments, database_path, text
 from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.schema import NotOurDatabase, check_schema, check_tables
-from cdrd.target import CannotWrite, check_free, drafts, is_device
+from cdrd.target import CannotWrite, check_apart, check_free, drafts, is_device
 
 MODE: Final = 0o640
 """As the database's: the copy holds the same numbers and PIN codes."""
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     database = database_path(arguments)
     try:
-        _check_file(arguments.file, replace=arguments.force)
+        _check_file(arguments.file, database, replace=arguments.force)
         with drafts([arguments.file], replace=arguments.force) as [draft]:
             copied = _copy(database, draft)
     except (sqlite3.Error, NotOurDatabase, BadCopy) as error:
@@ -83,10 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _check_file(path: Path, *, replace: bool) -> None:
+def _check_file(path: Path, database: Path, *, replace: bool) -> None:
     """Find out before the work whether the copy may appear there. Raises CannotWrite."""
     if is_device(path):
         raise CannotWrite(f"{path} is no regular file: name one")
+    check_apart([path], database)
     check_free([path], replace=replace)
 
 

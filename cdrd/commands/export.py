@@ -25,7 +25,7 @@ from cdrd.export import LIMIT, Snapshot, open_snapshot, pages
 from cdrd.formats import BINARY, CELL_UNITS, COMPRESSED, FORMATS, LIBRARIES, Writer, compressed
 from cdrd.record import MAX_INTEGER
 from cdrd.store import StoreUnusable
-from cdrd.target import CannotWrite, check_free, drafts, is_device
+from cdrd.target import CannotWrite, check_apart, check_free, drafts, is_device
 
 STDOUT: Final = "-"
 REFRESH_SECONDS: Final = 0.1
@@ -137,6 +137,7 @@ def _export(arguments: argparse.Namespace, tally: Tally) -> None:
         if count > LIMIT and not (arguments.split or arguments.no_limit):
             raise Refused(_too_many(snapshot, count, arguments.records, zone))
         paths = output.parts(count)
+        check_apart(paths, database)
         _check_parts(output, paths)
         _check_cells(snapshot, layout, output)
         rows = snapshot.rows(FORMATS[output.format].query(layout))

@@ -19,7 +19,7 @@ from cdrd.commands.selecting import add_selection_arguments, open_selected, sele
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from cdrd.seizures import SOURCES, read_seizures, read_span
 from cdrd.store import StoreUnusable
-from cdrd.target import CannotWrite, check_free, drafts, is_device
+from cdrd.target import CannotWrite, check_apart, check_free, drafts, is_device
 from cdrd.traffic import TIMES, Seizure, Window, measure
 
 FORMS: Final = {
@@ -99,6 +99,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> str:
     database, selection, zone = selected(arguments, arguments.records, tells_times=True)
+    check_apart([Path(arguments.output)], database)
     source = SOURCES[arguments.records]
     start, end = map(_epoch, selection.period)
     now, by = int(time.time()), arguments.by or ""
