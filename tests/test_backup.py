@@ -73,6 +73,32 @@ def test_a_file_that_is_there_is_replaced_only_with_force(tmp_path: Path) -> Non
         assert count(copy) == 0
 
 
+def test_a_copy_that_was_written_to_is_not_replaced_under_its_wal(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path) as daemon:
+        send(daemon.port, new_cdr(1, started=STARTED))
+        daemon.wait_for_calls(1)
+        copy = tmp_path / "copy.sqlite3"
+        assert cdrd("backup", "--db", daemon.database, copy).returncode == 0
+        captured = tmp_path / "captured.jsonl"
+        captured.write_bytes(new_cdr(2, started=STARTED))
+        options = ("--pbx", "lab", "--timezone", "UTC", "--db", copy)
+        assert cdrd("import", "calls", *options, captured).returncode == 0
+        refused = cdrd("backup", "--db", daemon.database, "--force", copy)
+    assert (refused.returncode, f"{copy}-wal is there" in refused.stderr) == (1, True)
+    assert count(copy) == 2
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal"])
+def test_what_would_be_read_as_a_part_of_a_new_copy_is_told(tmp_path: Path, ending: str) -> None:
+    beside = tmp_path / f"copy.sqlite3{ending}"
+    beside.touch()
+    with RunningDaemon(tmp_path) as daemon:
+        daemon.wait_for("ready")
+        refused = cdrd("backup", "--db", daemon.database, tmp_path / "copy.sqlite3")
+    assert (refused.returncode, f"{beside} is there" in refused.stderr) == (1, True)
+    assert not (tmp_path / "copy.sqlite3").exists()
+
+
 @pytest.mark.parametrize("ending", ["", "-wal", ".lock"])
 @pytest.mark.parametrize(
     "command",

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sqlite3
 import sys
@@ -66,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         _check_file(arguments.file, database, replace=arguments.force)
         with drafts([arguments.file], replace=arguments.force) as [draft]:
             copied = _copy(database, draft)
+            _check_file(arguments.file, database, replace=arguments.force)
     except (sqlite3.Error, NotOurDatabase, BadCopy) as error:
         print(f"cdrd backup: {database}: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -84,11 +86,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_file(path: Path, database: Path, *, replace: bool) -> None:
-    """Find out before the work whether the copy may appear there. Raises CannotWrite."""
+    """Find out whether the copy may appear there. Raises CannotWrite.
+
+    A WAL that is there would be played into it: it is of another database, or of an earlier copy
+    that something was written to.
+    """
     if is_device(path):
         raise CannotWrite(f"{path} is no regular file: name one")
     check_apart([path], database)
     check_free([path], replace=replace)
+    for ending in ("-wal", "-shm", "-journal"):
+        beside = Path(f"{path.resolve()}{ending}")
+        if os.path.lexists(beside):
+            raise CannotWrite(
+                f"{beside} is there and would be read as a part of the copy: name another file, or"
+                f" remove {path} with its -wal, -shm and -journal once no program uses it"
+            )
 
 
 def _copy(database: Path, draft: Path) -> Contents:
