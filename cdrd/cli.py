@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cdrd import __version__
-from cdrd.exits import EXIT_CONFIG, EXIT_DONE, ConfigError
+from cdrd.exits import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, ConfigError
 
 COMMANDS: Final = {
     "serve": "the daemon, in the foreground; its log on stdout",
@@ -101,22 +101,36 @@ MODULES: Final = {"import": "importing"}
 """The code of a command whose name is a word of the language."""
 
 
+UNTIL_INTERRUPTED: Final = ("serve", "demo", "follow", "simulate")
+"""The commands that have no other end, or whose work is whole at any moment."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; for anything a user did, one clear sentence and an exit status."""
+    status = EXIT_DONE
     try:
-        parser = make_parser(sys.argv[1:] if argv is None else argv)
-        arguments = parser.parse_args(argv)
+        status = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has left; Python's own flush at exit must not complain of it.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        arguments = make_parser(argv).parse_args(argv)
         status: int = arguments.run(arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
     except KeyboardInterrupt:
-        return EXIT_DONE
-    except BrokenPipeError:
-        # Whoever read our output has left; Python's own flush at exit must not complain of it.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
+        command = next((word for word in argv if word in COMMANDS), "")
+        if command in UNTIL_INTERRUPTED:
+            return EXIT_DONE
+        print(f"cdrd {command}: interrupted before its end", file=sys.stderr)
+        return EXIT_FAILED
     return status
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -33,6 +34,7 @@ TWO = '[[pbx]]\nname = "hq"\npeers = ["127.0.0.1"]\n[[pbx]]\nname = "lab"\npeers
 NORTH = '[[pbx]]\nname = "north"\npeers = ["127.0.0.1"]\nserial = "111"\n'
 SOUTH = '[[pbx]]\nname = "south"\npeers = ["127.0.0.1"]\nserial = "222"\n'
 BAD = b'{"action":"NewCdr","callid":"1571897930.9","timestart":"yesterday"}\n'
+PROGRAM = (sys.executable, "-m", "cdrd")
 HUGE = "99999999999999999999"
 
 
@@ -60,6 +62,22 @@ def filled(directory: Path, *streams: bytes, tables: str = HQ, source: str = "")
             send(daemon.port, stream, source=source)
         assert daemon.stop()[0] == 0
     return daemon.database
+
+
+def with_nobody_reading(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """Run a command whose reader of stdout has left."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        return subprocess.run(
+            [*PROGRAM, *arguments],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+    finally:
+        os.close(writing)
 
 
 class Following:
@@ -273,6 +291,76 @@ def test_follow_ends_quietly_when_its_reader_leaves_or_it_is_interrupted(tmp_pat
                 assert follower.process.stderr.read() == b""
 
 
+# An end before the work is done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("report", "-o", "calls.csv"), 1, "cdrd report: interrupted: there is no report\n"),
+        (("check", "--integrity"), 1, "cdrd check: interrupted before its end\n"),
+        (("quarantine", "drop", "--all"), 1, "cdrd quarantine: interrupted before its end\n"),
+        (("follow",), 0, ""),
+        (("serve",), 0, ""),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_an_interrupt_is_done_only_where_nothing_else_ends_the_work(
+    tmp_path: Path, arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    config = tmp_path / "config.toml"
+    os.mkfifo(config)
+    with subprocess.Popen(
+        [*PROGRAM, *arguments, "-c", config],
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        text=True,
+    ) as process:
+        with config.open("wb"):  # it is being read, and will be for ever
+            process.send_signal(signal.SIGINT)
+            assert process.wait(DEADLINE_SECONDS) == status
+        assert process.stderr is not None
+        assert process.stderr.read() == said
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize("action", ["retry", "drop"])
+def test_an_interrupt_tells_how_much_has_left_quarantine(tmp_path: Path, action: str) -> None:
+    database = filled(tmp_path, BAD * 3)
+    with socket.socket(socket.AF_UNIX) as daemon, contextlib.ExitStack() as stack:
+        daemon.bind(f"{database}.control")
+        daemon.listen()
+        process = stack.enter_context(
+            subprocess.Popen(
+                [*PROGRAM, "quarantine", action, "--all", "-c", tmp_path / "config.toml"],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        asking, _ = daemon.accept()
+        with asking:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(DEADLINE_SECONDS) == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == (
+            "cdrd quarantine: interrupted: 0 of 3 have left quarantine;"
+            " the same again does the rest\n"
+        )
+
+
+def test_a_retry_whose_reader_leaves_is_not_done(tmp_path: Path) -> None:
+    filled(tmp_path, BAD * 250)
+    ended = with_nobody_reading("quarantine", "retry", "--all", "-c", tmp_path / "config.toml")
+    told = b"interrupted: 0 of 250 have left quarantine; the same again does the rest\n"
+    assert (ended.returncode, ended.stderr) == (1, b"cdrd quarantine: " + told)
+
+
+def test_a_check_whose_reader_leaves_has_not_found_everything_well(tmp_path: Path) -> None:
+    filled(tmp_path, BAD)
+    ended = with_nobody_reading("check", "--integrity", "-c", tmp_path / "config.toml")
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
 # quarantine
 
 
@@ -363,14 +451,5 @@ def test_output_into_a_pipe_that_was_closed_is_no_error(
     tmp_path: Path, action: tuple[str, ...]
 ) -> None:
     filled(tmp_path, BAD)
-    reading, writing = os.pipe()
-    os.close(reading)
-    ended = subprocess.run(
-        [sys.executable, "-m", "cdrd", "quarantine", *action, "-c", tmp_path / "config.toml"],
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
-    os.close(writing)
+    ended = with_nobody_reading("quarantine", *action, "-c", tmp_path / "config.toml")
     assert (ended.returncode, ended.stderr) == (0, b"")

@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show what is in force, look at all that it names, and list what is to be mended."""
+    try:
+        return _check(arguments)
+    except BrokenPipeError:  # at what was not looked at there may be something to mend
+        return EXIT_FAILED
+
+
+def _check(arguments: argparse.Namespace) -> int:
     path = find_config(arguments.config, os.environ)
     config = load_config(path)
     database = Path(config.database.path)
@@ -86,12 +93,11 @@ def _check_integrity(database: Path) -> list[str]:
 
 def _conclude(faults: list[str]) -> int:
     if not faults:
-        print("\nnothing to mend", flush=True)
+        print("\nnothing to mend")
         return EXIT_DONE
     print(f"\n{len(faults)} {'thing' if len(faults) == 1 else 'things'} to mend:")
     for fault in faults:
         print(f"  {fault}")
-    sys.stdout.flush()
     return EXIT_FAILED
 
 

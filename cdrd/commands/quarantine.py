@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cdrd.background import to_its_end
 from cdrd.commands.arguments import add_config_argument, add_database_arguments, database_path
 from cdrd.commands.tables import printable
 from cdrd.config import Config, find_config, load_config
@@ -28,6 +29,10 @@ from cdrd.store import Store, StoreUnusable
 
 IDS_A_REQUEST: Final = 100
 """With 64 KiB each it is 6 MiB that the daemon reads and decodes at once."""
+
+
+class _Interrupted(Exception):
+    """Work that was ended before its end; the text says how far it came and what to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do the action."""
     try:
         status: int = arguments.action(arguments)
-        sys.stdout.flush()
-    except (sqlite3.Error, StoreUnusable, RequestRefused) as error:
+    except (sqlite3.Error, StoreUnusable, RequestRefused, _Interrupted) as error:
         print(f"cdrd quarantine: {error}", file=sys.stderr)
         return EXIT_FAILED
     return status
@@ -116,15 +120,16 @@ def _retry(arguments: argparse.Namespace) -> int:
     ids = _ids(database, arguments)
     settled: Counter[str] = Counter()
     staying = 0
-    for some in _slices(ids):
-        try:
-            answer = ask_daemon(database, {"do": "retry", "ids": some})
-        except NoDaemon:
-            answer = asyncio.run(_retry_here(config, database, some))
-        for quarantine_id, reason in answer["staying"]:
-            print(f"{quarantine_id} stays: {printable(reason)}")
-        staying += len(answer["staying"])
-        settled.update({name: answer[name] for name in ("resolved", "stored", "duplicate")})
+    with _unfinished_is_told(database, ids):
+        for some in _slices(ids):
+            try:
+                answer = ask_daemon(database, {"do": "retry", "ids": some})
+            except NoDaemon:
+                answer = asyncio.run(to_its_end(_retry_here(config, database, some)))
+            for quarantine_id, reason in answer["staying"]:
+                print(f"{quarantine_id} stays: {printable(reason)}")
+            staying += len(answer["staying"])
+            settled.update({name: answer[name] for name in ("resolved", "stored", "duplicate")})
     print(
         f"{settled['resolved']} resolved: {settled['stored']} records stored,"
         f" {settled['duplicate']} were stored already; {staying} stay",
@@ -156,11 +161,12 @@ def _drop(arguments: argparse.Namespace) -> int:
     config, database = _configured(arguments)
     ids = _ids(database, arguments)
     dropped = 0
-    for some in _slices(ids):
-        try:
-            dropped += ask_daemon(database, {"do": "drop", "ids": some})["dropped"]
-        except NoDaemon:
-            dropped += asyncio.run(_drop_here(config, database, some))
+    with _unfinished_is_told(database, ids):
+        for some in _slices(ids):
+            try:
+                dropped += ask_daemon(database, {"do": "drop", "ids": some})["dropped"]
+            except NoDaemon:
+                dropped += asyncio.run(to_its_end(_drop_here(config, database, some)))
     print(f"{dropped} dropped", file=sys.stderr)
     return _say_missing(arguments.ids, ids)
 
@@ -187,11 +193,27 @@ def _read(database: Path, ids: Sequence[int] | None, limit: int = -1) -> list[Ke
         return read_quarantine(reader, ids, limit)
 
 
+@contextlib.contextmanager
+def _unfinished_is_told(database: Path, ids: Sequence[int]) -> Iterator[None]:
+    """Say how far it has come where Ctrl-C ends it, or the reader of what it prints has left."""
+    try:
+        yield
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        gone = len(set(ids).difference(_all_ids(database)))
+        raise _Interrupted(
+            f"interrupted: {gone} of {len(ids)} have left quarantine; the same again does the rest"
+        ) from error
+
+
 def _ids(database: Path, arguments: argparse.Namespace) -> list[int]:
     """Return those of the ids asked for that are in quarantine."""
-    with _open(database) as reader:
-        found = [row[0] for row in reader.execute("SELECT id FROM quarantine ORDER BY id")]
+    found = _all_ids(database)
     return found if arguments.all else sorted(set(arguments.ids).intersection(found))
+
+
+def _all_ids(database: Path) -> list[int]:
+    with _open(database) as reader:
+        return [row[0] for row in reader.execute("SELECT id FROM quarantine ORDER BY id")]
 
 
 @contextlib.contextmanager

@@ -74,6 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     except (StoreUnusable, NoCharts, CannotWrite) as error:
         print(f"cdrd report: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("cdrd report: interrupted: there is no report", file=sys.stderr)
+        return EXIT_FAILED
     return EXIT_DONE
 
 
