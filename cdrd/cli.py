@@ -1,15 +1,14 @@
 """Turns the command line into one command's run and its exit status."""
 
 import argparse
-import contextlib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from cdrd import __version__
 from cdrd.exits import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, ConfigError
+from cdrd.stdio import let_go, open_missing
 
 COMMANDS: Final = {
     "serve": "the daemon, in the foreground; its log on stdout",
@@ -107,26 +106,33 @@ UNTIL_INTERRUPTED: Final = ("serve", "demo", "follow", "simulate")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; for anything a user did, one clear sentence and an exit status."""
+    open_missing()
+    words = sys.argv[1:] if argv is None else argv
+    command = next((word for word in words if word in COMMANDS), "")
     status = EXIT_DONE
     try:
-        status = _run(sys.argv[1:] if argv is None else argv)
+        status = _run(command, words)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has left; Python's own flush at exit must not complain of it.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has left
+        let_go()
+    except OSError as error:
+        let_go()
+        told = f"{error.filename or 'stdout'}: {error.strerror or error}"
+        print(f"cdrd {command}".rstrip(), told, sep=": ", file=sys.stderr)
+        return EXIT_FAILED
     return status
 
 
-def _run(argv: Sequence[str]) -> int:
+def _run(command: str, argv: Sequence[str]) -> int:
     try:
         arguments = make_parser(argv).parse_args(argv)
         status: int = arguments.run(arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
+    except SystemExit as ended:  # of argparse: a help that was asked for, or wrong usage
+        return int(ended.code or EXIT_DONE)
     except KeyboardInterrupt:
-        command = next((word for word in argv if word in COMMANDS), "")
         if command in UNTIL_INTERRUPTED:
             return EXIT_DONE
         print(f"cdrd {command}: interrupted before its end", file=sys.stderr)

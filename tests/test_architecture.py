@@ -131,6 +131,7 @@ SHELL = {
     "simulate.web_api",
     "spool",
     "sqlite_library",
+    "stdio",
     "store",
     "store_process",
     "subscribe",
