@@ -57,6 +57,8 @@ class Snapshot:
     def longer_texts(self, layout: Layout, longest: int) -> list[int]:
         """Return the ``seq`` of records with a text of more UTF-16 units than ``longest``."""
         texts = [column.name for column in layout.columns if column.kind is not Kind.INTEGER]
+        if not texts:
+            return []
         maybe = " OR ".join(f"length({name}) > {longest // 2}" for name in texts)
         found = self._select(
             f"SELECT seq, {', '.join(texts)} FROM {self.records.view.name}",  # noqa: S608 - ours

@@ -255,6 +255,8 @@ def test_a_cell_too_long_for_a_sheet_is_refused_before_the_first_byte(tmp_path: 
     assert "32767 characters, and 2 records have a longer one (seq 2, 3)" in refused.stderr
     without = export(path, "-o", tmp_path / "calls.xlsx", "--columns", "seq,callee")
     assert without.returncode == 0, without.stderr
+    numbers = export(path, "-o", tmp_path / "numbers.xlsx", "--columns", "seq,duration")
+    assert numbers.returncode == 0, numbers.stderr
 
 
 @pytest.mark.parametrize(("form", "library"), [("xlsx", "xlsxwriter"), ("parquet", "pyarrow")])
