@@ -7,6 +7,7 @@ that was not to be.
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,24 +30,30 @@ class CannotWrite(Exception):
 
 def is_device(path: Path) -> bool:
     """Tell whether it is such as /dev/null or a pipe, which is written to and never replaced."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # it is not there, or whoever writes to it is told why that cannot be
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def check_free(paths: Sequence[Path], *, replace: bool) -> None:
     """Raise CannotWrite where one of the files may not appear."""
     for path in paths:
-        if path.is_dir():
-            raise CannotWrite(f"{path} is a directory: name a file")
-        if os.path.lexists(path) and not replace:
-            raise CannotWrite(f"{path} exists: --force replaces it")
+        with _told(path), contextlib.suppress(FileNotFoundError):
+            path.lstat()  # may be refused, which the others do not always tell from none
+            if path.is_dir():
+                raise CannotWrite(f"{path} is a directory: name a file")
+            if not replace:
+                raise CannotWrite(f"{path} exists: --force replaces it")
 
 
 def check_apart(paths: Sequence[Path], database: Path) -> None:
     """Raise CannotWrite where one of the files is the database's own, by whatever name."""
-    own = [Path(f"{database.resolve()}{ending}") for ending in OF_A_DATABASE]
+    own = [Path(f"{os.path.realpath(database)}{ending}") for ending in OF_A_DATABASE]
     there = {_identity(file) for file in own} - {None}
     for path in paths:
-        if path.resolve() in own or _identity(path) in there:
+        if Path(os.path.realpath(path)) in own or _identity(path) in there:
             raise CannotWrite(f"{path} belongs to {database}, which is read: name another file")
 
 
@@ -66,7 +73,7 @@ def drafts(paths: Sequence[Path], *, replace: bool) -> Iterator[list[Path]]:
     directory of their own beside the files, which is gone afterwards. Raises CannotWrite.
     """
     check_free(paths, replace=replace)
-    paths = [path.resolve() for path in paths]
+    paths = [Path(os.path.realpath(path)) for path in paths]
     directory = paths[0].parent
     with (
         _told(directory),

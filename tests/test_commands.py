@@ -226,6 +226,46 @@ def test_a_directory_or_an_empty_file_in_the_databases_place_is_called_so(
     assert f"{database}: the file is empty: cdrd serve makes the tables" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("check", "--integrity"), 1),
+        (("follow",), 78),
+        (("quarantine", "list"), 78),
+        (("quarantine", "retry", "--all"), 78),
+        (("quarantine", "drop", "1"), 78),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_database_that_cannot_be_looked_at_is_told_in_a_sentence(
+    arguments: tuple[str, ...], status: int, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'database.path = "{"n" * 300}"')
+    told = command(*arguments, "-c", config)
+    assert told.returncode == status
+    assert f"{'n' * 300}: File name too long" in told.stdout + told.stderr
+    assert told.stdout == "" or "\n1 thing to mend:\n" in told.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("backup",),
+        ("export", "calls", "--format", "csv", "-o"),
+        ("report", "--format", "csv", "-o"),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_file_that_cannot_be_looked_at_is_told_in_a_sentence(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    filled(tmp_path, BAD)
+    told = cdrd(*arguments, tmp_path / ("n" * 300), "-c", tmp_path / "config.toml")
+    first = told.stderr.splitlines()[0]
+    assert (told.returncode, first[-20:]) == (1, ": File name too long"), told.stderr
+
+
 def test_a_configuration_that_is_not_there_is_told_with_exit_78(tmp_path: Path) -> None:
     for words in (("serve",), ("follow",), ("quarantine", "list"), ("quarantine", "drop", "1")):
         refused = command(*words, "-c", tmp_path / "none.toml")

@@ -77,6 +77,12 @@ def test_what_goes_wrong_with_a_disk_is_told_of_the_file(tmp_path: Path) -> None
         pass
     with pytest.raises(CannotWrite, match="is a directory"), drafts([tmp_path], replace=True):
         pass
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / "loop", tmp_path / ("n" * 300)):
+        assert not is_device(path)
+        check_apart([path], tmp_path / "cdr.sqlite3")
+        with pytest.raises(CannotWrite), drafts([path], replace=False):
+            pass
 
 
 def test_a_device_is_no_file_to_replace(tmp_path: Path) -> None:

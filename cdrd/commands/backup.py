@@ -96,7 +96,7 @@ def _check_file(path: Path, database: Path, *, replace: bool) -> None:
     check_apart([path], database)
     check_free([path], replace=replace)
     for ending in ("-wal", "-shm", "-journal"):
-        beside = Path(f"{path.resolve()}{ending}")
+        beside = Path(f"{os.path.realpath(path)}{ending}")
         if os.path.lexists(beside):
             raise CannotWrite(
                 f"{beside} is there and would be read as a part of the copy: name another file, or"

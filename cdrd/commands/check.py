@@ -76,7 +76,7 @@ def _check(arguments: argparse.Namespace) -> int:
         *_check_pbxs(config, path),
         *_check_portals(config, path),
     ]
-    if arguments.integrity and database.exists() and not lacks_shm(database):
+    if arguments.integrity and os.access(database, os.R_OK) and not lacks_shm(database):
         faults += _check_integrity(database)
     if arguments.connect:
         faults += connect_to_each(config, path)

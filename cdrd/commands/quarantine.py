@@ -16,12 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from cdrd.background import to_its_end
-from cdrd.commands.arguments import add_config_argument, add_database_arguments, database_path
+from cdrd.commands.arguments import (
+    add_config_argument,
+    add_database_arguments,
+    database_path,
+    existing,
+)
 from cdrd.commands.tables import printable
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.database import open_reader
-from cdrd.exits import EXIT_DONE, EXIT_FAILED, ConfigError
+from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.quarantine import Kept, drop_quarantined, read_quarantine, retry
 from cdrd.record import MAX_INTEGER
 from cdrd.schema import NotOurDatabase, check_tables
@@ -182,10 +187,7 @@ async def _drop_here(config: Config, database: Path, ids: Sequence[int]) -> int:
 def _configured(arguments: argparse.Namespace) -> tuple[Config, Path]:
     """Return the configuration and its database, which there is. Raises ConfigError."""
     config = load_config(find_config(arguments.config, os.environ))
-    database = Path(config.database.path)
-    if not database.exists():
-        raise ConfigError(f"{database}: there is no such database, and so no quarantine")
-    return config, database
+    return config, existing(Path(config.database.path))
 
 
 def _read(database: Path, ids: Sequence[int] | None, limit: int = -1) -> list[Kept]:
