@@ -235,6 +235,13 @@ LIBRARIES: Final = {"parquet": "pyarrow", "xlsx": "xlsxwriter"}
 BINARY: Final = tuple(LIBRARIES)
 
 
+def split_ending(name: str) -> tuple[str, bool]:
+    """Return a file's ending without its point, and whether ``.gz`` stands behind it."""
+    path = Path(name)
+    is_compressed = path.suffix.lower() == COMPRESSED
+    return Path(path.stem if is_compressed else path).suffix.lower()[1:], is_compressed
+
+
 def compressed(file: BinaryIO) -> BinaryIO:
     """Compress what is written to a file; the same rows give the same bytes."""
     return gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0)  # type: ignore[return-value]

@@ -17,7 +17,7 @@ import pytest
 
 from cdrd import formats
 from cdrd.columns import RECORDS, Layout, lay_out
-from cdrd.formats import FORMATS, compressed
+from cdrd.formats import FORMATS, compressed, split_ending
 
 NAMES = ("seq", "caller", "callee", "duration", "raw")
 LAYOUT = lay_out(RECORDS["calls"], NAMES)
@@ -206,3 +206,20 @@ def test_the_same_rows_compress_to_the_same_bytes() -> None:
 
     assert packed() == packed()
     assert gzip.decompress(packed()) == b"a line\n" * 100
+
+
+@pytest.mark.parametrize(
+    ("name", "ending", "is_compressed"),
+    [
+        ("calls.csv", "csv", False),
+        ("CALLS.CSV.GZ", "csv", True),
+        ("there.csv/calls", "", False),
+        ("calls.gz", "", True),
+        ("calls.csv.bak", "bak", False),
+        ("-", "", False),
+    ],
+)
+def test_the_ending_is_told_with_and_without_gz(
+    name: str, ending: str, *, is_compressed: bool
+) -> None:
+    assert split_ending(name) == (ending, is_compressed)

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gzip
 import io
 import os
 import re
@@ -504,6 +505,22 @@ def test_a_file_is_written_in_the_form_of_its_ending(tmp_path: Path) -> None:
         written = report("--db", database, "-o", file)
         assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
         assert file.read_text().startswith(first)
+
+
+def test_gz_behind_the_ending_compresses(tmp_path: Path) -> None:
+    database, file = filled(tmp_path, *MIXED), tmp_path / "march.csv.gz"
+    assert report("--db", database, "-o", file).returncode == 0
+    printed = report("--db", database, "--format", "csv").stdout
+    assert gzip.decompress(file.read_bytes()).decode() == printed
+
+
+@pytest.mark.parametrize("name", ["october.xlsx", "october", "october.gz", "october.xlsx.gz"])
+def test_an_ending_that_tells_no_form_is_wrong_usage(tmp_path: Path, name: str) -> None:
+    database, file = filled(tmp_path, *MIXED), tmp_path / name
+    refused = report("--db", database, "-o", file)
+    assert (refused.returncode, "its ending tells no format" in refused.stderr) == (2, True)
+    assert not file.exists()
+    assert report("--db", database, "-o", file, "--format", "csv").returncode == 0
 
 
 def test_a_file_that_is_there_is_replaced_only_with_force(tmp_path: Path) -> None:

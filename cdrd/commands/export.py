@@ -22,7 +22,16 @@ from cdrd.commands.arguments import Usage
 from cdrd.commands.selecting import add_selection_arguments, open_selected, selected
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from cdrd.export import LIMIT, Snapshot, open_snapshot, pages
-from cdrd.formats import BINARY, CELL_UNITS, COMPRESSED, FORMATS, LIBRARIES, Writer, compressed
+from cdrd.formats import (
+    BINARY,
+    CELL_UNITS,
+    COMPRESSED,
+    FORMATS,
+    LIBRARIES,
+    Writer,
+    compressed,
+    split_ending,
+)
 from cdrd.record import MAX_INTEGER
 from cdrd.store import StoreUnusable
 from cdrd.target import CannotWrite, check_apart, check_free, drafts, is_device
@@ -153,9 +162,7 @@ def _export(arguments: argparse.Namespace, tally: Tally) -> None:
 def _output(arguments: argparse.Namespace) -> Output:
     """Make the arguments agree on where to and in which form. Raises Usage."""
     to_stdout = arguments.output == STDOUT
-    endings = [ending.lower() for ending in Path(arguments.output).suffixes]
-    compress = not to_stdout and endings[-1:] == [COMPRESSED]
-    ending = "".join(endings[:-1][-1:] if compress else endings[-1:])[1:]
+    ending, compress = split_ending(arguments.output)
     form = arguments.format or ("csv" if to_stdout else ending)
     if form not in FORMATS:
         raise Usage(

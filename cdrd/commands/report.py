@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gzip
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from cdrd.commands.report_page import NoCharts, check_charts, sheet_page
 from cdrd.commands.report_sheet import Sheet, sheet_csv, sheet_json, sheet_table
 from cdrd.commands.selecting import add_selection_arguments, open_selected, selected
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
+from cdrd.formats import COMPRESSION, split_ending
 from cdrd.seizures import SOURCES, read_seizures, read_span
 from cdrd.store import StoreUnusable
 from cdrd.target import CannotWrite, check_apart, check_free, drafts, is_device
@@ -28,7 +30,7 @@ FORMS: Final = {
     "json": sheet_json,
     "html": sheet_page,
 }
-ENDINGS: Final = {".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
+ENDINGS: Final = {"txt": "table", "csv": "csv", "json": "json", "html": "html", "htm": "html"}
 SHOWN_EVERY: Final = 5000
 """Seizures between two looks at the progress bar; each costs some 20 us."""
 
@@ -55,10 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the figures of each of these, beside those of all",
     )
     parser.add_argument(
-        "--format", choices=tuple(FORMS), help="default: by FILE's ending, else table"
+        "--format", choices=tuple(FORMS), help="default: by FILE's ending; on stdout table"
     )
     parser.add_argument(
-        "-o", "--output", default="-", metavar="FILE", help="write there (default -: stdout)"
+        "-o",
+        "--output",
+        default="-",
+        metavar="FILE",
+        help="write there; with .gz behind its ending compressed (default -: stdout)",
     )
     parser.add_argument("--force", action="store_true", help="replace FILE where there is one")
 
@@ -91,16 +97,22 @@ def _check(arguments: argparse.Namespace) -> None:
     choices = (*TIMES, *SOURCES[arguments.records].groupings)
     if arguments.by not in (None, *choices):
         raise Usage(f"{arguments.records} can be grouped by {', '.join(choices)}")
+    path = Path(arguments.output)
+    makes_file = arguments.output != "-" and not is_device(path)
+    ending, arguments.compress = split_ending(arguments.output)
+    arguments.format = arguments.format or ENDINGS.get(ending, "" if makes_file else "table")
     if not arguments.format:
-        arguments.format = ENDINGS.get(Path(arguments.output).suffix.lower(), "table")
+        raise Usage(
+            f"{arguments.output}: its ending tells no format: give one of "
+            f"{', '.join(f'.{name}' for name in ENDINGS)}, or --format"
+        )
     if arguments.format == "html":
         check_charts()
-    path = Path(arguments.output)
-    if arguments.output != "-" and not is_device(path):
+    if makes_file:
         check_free([path], replace=arguments.force)
 
 
-def _report(arguments: argparse.Namespace) -> str:
+def _report(arguments: argparse.Namespace) -> bytes:
     database, selection, zone = selected(arguments, arguments.records, tells_times=True)
     check_apart([Path(arguments.output)], database)
     source = SOURCES[arguments.records]
@@ -116,7 +128,8 @@ def _report(arguments: argparse.Namespace) -> str:
     told = Sheet(
         arguments.records, _shown(start, zone), _shown(end, zone), str(zone), arguments.by, traffic
     )
-    return FORMS[arguments.format](told)
+    page = FORMS[arguments.format](told).encode(errors="replace")
+    return gzip.compress(page, COMPRESSION, mtime=0) if arguments.compress else page
 
 
 def _epoch(instant: str) -> int | None:
@@ -145,9 +158,8 @@ def _watched(seizures: Iterable[Seizure], first: int, last: int) -> Iterator[Sei
             yield seizure
 
 
-def _deliver(text: str, output: str, *, replace: bool) -> None:
+def _deliver(page: bytes, output: str, *, replace: bool) -> None:
     """Write to stdout, or a file that appears when it is complete. Raises CannotWrite."""
-    page = text.encode(errors="replace")
     path = Path(output)
     if output == "-":
         sys.stdout.buffer.write(page)
