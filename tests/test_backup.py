@@ -1,6 +1,8 @@
 """A copy is whole and verified, or it is not there."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from cdrd.simulate.reports import new_cdr
 from tests.running import HQ, RunningDaemon, cdrd, connect, count, rows, send
+from tests.small_disk import small_disk
 
 STARTED = 1571897930
 
@@ -122,6 +125,21 @@ def test_nothing_replaces_the_database_that_is_read(
         send(daemon.port, new_cdr(2, started=STARTED))
         daemon.wait_for_calls(2)
         assert count(daemon.database) == 2
+
+
+def test_a_full_disk_is_told_of_the_copy_and_leaves_nothing(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path) as daemon:
+        send(daemon.port, *(new_cdr(number, started=STARTED) for number in range(3000)))
+        daemon.wait_for_calls(3000)
+    small = tmp_path / "small"
+    small.mkdir()
+    copy = small / "copy.sqlite3"
+    with small_disk(small, "256k") as (seen, inside):
+        backup = (sys.executable, "-m", "cdrd", "backup", "--db", daemon.database, copy)
+        ended = subprocess.run([*inside, *backup], capture_output=True, text=True, check=False)
+        assert list(seen.iterdir()) == []
+    assert ended.returncode == 1
+    assert ended.stderr == f"cdrd backup: {copy}: No space left on device\n"
 
 
 @pytest.mark.parametrize(

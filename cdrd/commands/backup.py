@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sqlite3
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _check_file(arguments.file, database, replace=arguments.force)
         with drafts([arguments.file], replace=arguments.force) as [draft]:
-            copied = _copy(database, draft)
+            copied = _copy(database, draft, arguments.file)
             _check_file(arguments.file, database, replace=arguments.force)
     except (sqlite3.Error, NotOurDatabase, BadCopy) as error:
         print(f"cdrd backup: {database}: {error}", file=sys.stderr)
@@ -104,8 +105,11 @@ def _check_file(path: Path, database: Path, *, replace: bool) -> None:
             )
 
 
-def _copy(database: Path, draft: Path) -> Contents:
-    """Copy the database and return what the copy holds. Raises BadCopy, and sqlite3.Error."""
+def _copy(database: Path, draft: Path, file: Path) -> Contents:
+    """Copy the database and return what the copy holds.
+
+    Raises BadCopy, CannotWrite for the disk of the draft of ``file``, and sqlite3.Error.
+    """
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns(), DownloadColumn(binary_units=True))
     with (
@@ -122,7 +126,12 @@ def _copy(database: Path, draft: Path) -> Contents:
         if not bar.disable:
             reader.set_progress_handler(show, INSTRUCTIONS)
         draft.touch(MODE)
-        reader.execute("VACUUM INTO ?", (str(draft),))
+        try:
+            reader.execute("VACUUM INTO ?", (str(draft),))
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            raise CannotWrite(f"{file}: {os.strerror(errno.ENOSPC)}") from error
         after = _last_seq(reader)
         bar.update(copying, description="verifying", completed=draft.stat().st_size)
         copied = _verify(draft)
