@@ -241,10 +241,11 @@ def test_a_database_that_cannot_be_looked_at_is_told_in_a_sentence(
     arguments: tuple[str, ...], status: int, tmp_path: Path
 ) -> None:
     config = tmp_path / "config.toml"
-    config.write_text(f'database.path = "{"n" * 300}"')
+    database = f"{'n' * 300}/cdr.sqlite3"
+    config.write_text(f'database.path = "{database}"')
     told = command(*arguments, "-c", config)
     assert told.returncode == status
-    assert f"{'n' * 300}: File name too long" in told.stdout + told.stderr
+    assert f"{database}: File name too long" in told.stdout + told.stderr
     assert told.stdout == "" or "\n1 thing to mend:\n" in told.stdout
 
 
