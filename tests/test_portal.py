@@ -15,6 +15,7 @@ import pymysql
 import pytest
 
 from cdrd.portal import PAGE_ROWS, WINDOW_IDS
+from tests.bench.server import free_port
 from tests.portal_rows import IN_PROGRESS, ROW, row
 from tests.running import DEADLINE_SECONDS, HQ, RunningDaemon, cdrd, count, rows, write_config
 
@@ -67,7 +68,7 @@ class MariaDb:
         self._directory = directory
         self._process: subprocess.Popen[str] | None = None
         self._reader = threading.Thread()
-        self.port = _free_port()
+        self.port = free_port()
         (directory / "init.sql").write_text(ACCOUNTS)
         _run(
             "mariadb-install-db",
@@ -149,12 +150,6 @@ def _program(name: str) -> str:
 def _run(name: str, *arguments: str) -> None:
     done = subprocess.run([_program(name), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

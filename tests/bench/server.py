@@ -6,6 +6,7 @@ alike, from outside: by ``/proc`` and by a reader of the database.
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -173,6 +174,12 @@ def at_rest(process: int) -> float:
 
 
 def free_port() -> int:
-    """Name a port that was free a moment ago, for servers that cannot be asked which they took."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Name a port that was free a moment ago, for servers that cannot be asked which they took.
+
+    It is none that the kernel gives to whoever asks for any: somebody could be given it by then.
+    """
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    while True:
+        port = random.randrange(1024, max(int(given[0]), 32768))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
