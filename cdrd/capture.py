@@ -57,8 +57,8 @@ class Provenance:
         zone = self.zones.get(pbx, self.zone) if isinstance(pbx, str) else self.zone
         if zone is None:
             raise OptionNeeded(
-                f"the log does not tell the local time of PBX {pbx!r}: configure it, or give its"
-                " --timezone"
+                f"the log does not tell the local time of PBX {report.spelt(pbx)!r}: configure it,"
+                " or give its --timezone"
             )
         return zone
 

@@ -18,7 +18,7 @@ from cdrd.batch import Waiting
 from cdrd.frame import PAYLOAD_BYTES
 from cdrd.history import HistoryStream, read_header
 from cdrd.record import MAX_UTC_OFFSET
-from cdrd.report import ReleasedCall, read_row
+from cdrd.report import ReleasedCall, read_row, spelt
 from cdrd.sender import Origin
 from cdrd.source import HISTORY
 from cdrd.stream import ReportStream, Totals, broken_text
@@ -139,8 +139,17 @@ def _spelt(row: object) -> tuple[str, str]:
     try:
         raw = orjson.dumps(row).decode()
     except orjson.JSONEncodeError as error:  # a half of a character, a number beyond 64 bits
-        return json.dumps(row), f"cannot be stored: {error}"
+        return _spelt_by_python(row), f"cannot be stored: {error}"
     return raw, "" if isinstance(row, dict) else "not a JSON object"
+
+
+def _spelt_by_python(row: object) -> str:
+    """Return any row as JSON text, but for the lists and objects in one too deeply nested."""
+    try:
+        return json.dumps(row)
+    except RecursionError:
+        flat = {key: spelt(value) for key, value in row.items()} if isinstance(row, dict) else None
+        return json.dumps(flat)
 
 
 def as_pushed(row: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +174,7 @@ def readings(row: Mapping[str, Any]) -> Iterator[tuple[str, datetime]]:
 
     Without a timestamp (UTC epoch), in each that it can be in.
     """
-    time, instant = str(row.get("time")).strip(), _epoch_time(row.get("timestamp"))
+    time, instant = spelt(row.get("time")), _epoch_time(row.get("timestamp"))
     for known in DISPLAY_FORMATS:
         with suppress(ValueError):
             local = datetime.strptime(time, known)  # noqa: DTZ007 - a PBX's local time
@@ -176,6 +185,6 @@ def readings(row: Mapping[str, Any]) -> Iterator[tuple[str, datetime]]:
 def _epoch_time(timestamp: object) -> datetime | None:
     """Read a UTC epoch; None for what is none."""
     try:
-        return (_EPOCH + timedelta(seconds=int(str(timestamp)))).replace(tzinfo=None)
+        return (_EPOCH + timedelta(seconds=int(spelt(timestamp)))).replace(tzinfo=None)
     except (ValueError, OverflowError):
         return None

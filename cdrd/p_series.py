@@ -27,6 +27,7 @@ from cdrd.pbx_api import (
     Trust,
     Unreachable,
 )
+from cdrd.report import spelt
 from cdrd.web_session import CLOSE_SECONDS, WebSession, WebSocket
 
 API: Final = "/openapi/v1.0"
@@ -219,7 +220,7 @@ def display_formats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     fits = Counter(known for row in rows for known, _ in readings(row))
     if not fits:
-        shown = str(rows[0].get("time"))[:MAX_QUOTED]
+        shown = spelt(rows[0].get("time"))[:MAX_QUOTED]
         raise Unreachable(
             f"the PBX shows a time as {shown!r}, a format that is not known here: set another one"
             " on the PBX, such as Year-Month-Day with 24 hours"
@@ -252,5 +253,5 @@ def errcode_of(answer: Mapping[str, Any]) -> int:
 
 def spell_error(answer: Mapping[str, Any]) -> str:
     """Spell the error that an answer tells, in the PBX's words too."""
-    said = str(answer.get("errmsg", "")).strip()[:MAX_QUOTED]
+    said = spelt(answer.get("errmsg"))[:MAX_QUOTED]
     return f"errcode {errcode_of(answer)}{f' ({said})' if said else ''}"

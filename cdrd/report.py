@@ -170,7 +170,7 @@ def _read_envelope(parsed: dict[str, Any]) -> Report:
     if "callid" not in parsed and ("errcode" in parsed or parsed.get("status") in API_STATUSES):
         return OtherEvent("answer")  # of the PBX's API, to a login or a subscription
     event_type = parsed.get("type")
-    name = event_type.strip() if isinstance(event_type, str) else str(event_type)
+    name = spelt(event_type)
     if not (name.isascii() and name.isdigit()):
         reason = "no action, event or numeric type names the event"
         return Unreadable(reason) if _has_call_id(parsed) else Unnamed(reason)
@@ -184,9 +184,21 @@ def _read_envelope(parsed: dict[str, Any]) -> Report:
     return Unreadable("msg is neither JSON text nor an object")
 
 
+def spelt(value: object) -> str:
+    """Spell a text or a number without blanks around it.
+
+    Anything else is ``""``: JSON may be nested more deeply than Python can spell.
+    """
+    return str(value).strip() if isinstance(value, str | int | float) else ""
+
+
 def _has_call_id(parsed: dict[str, Any]) -> bool:
-    """Look within the text of ``msg`` too."""
-    return any(known in f"{key}{parsed[key]}".lower() for key in parsed for known in _CALL_IDS)
+    """Look within the text of ``msg`` too; what is nested too deeply to be looked at may have."""
+    try:
+        text = orjson.dumps(parsed).lower()
+    except orjson.JSONEncodeError:
+        return True
+    return any(known.encode() in text for known in _CALL_IDS)
 
 
 def _read_message(message: str, serial: object) -> Report:

@@ -19,6 +19,7 @@ import orjson
 
 from cdrd.login_guard import LoginGuard
 from cdrd.pbx_api import Account, Limits, LoginRefused, NotOffered, Trust, Unreachable
+from cdrd.report import spelt
 from cdrd.web_session import WebSession
 
 API_VERSIONS: Final = ("2.0.0", "1.1.0")
@@ -259,8 +260,8 @@ class SSeriesApi:
 
 def _errno(answer: Mapping[str, Any]) -> str:
     """Return the error that an answer tells, or an empty text for a success."""
-    errno = str(answer.get("errno", "")).strip()[:32]  # it is quoted
-    if str(answer.get("status", "")).strip().lower() == "success":
+    errno = spelt(answer.get("errno"))[:32]  # it is quoted
+    if spelt(answer.get("status")).lower() == "success":
         return ""
     return errno or "none"
 

@@ -16,7 +16,7 @@ from cdrd.batch import QuarantinedReport, Waiting
 from cdrd.block import pack
 from cdrd.frame import PAYLOAD_BYTES, Broken, Frame, Framer, Lines
 from cdrd.record import NotARecord, make_rows
-from cdrd.report import OtherEvent, ReleasedCall, Unnamed, Unreadable, read_reports
+from cdrd.report import OtherEvent, ReleasedCall, Unnamed, Unreadable, read_reports, spelt
 from cdrd.sender import Origin
 from cdrd.source import WEBHOOK
 
@@ -207,7 +207,7 @@ class ReportStream:
         """Take custody of the records of calls that are all of one PBX. Raises NotARecord."""
         sender = self.origin.sender_of_all(call.pbx_serial for call in calls)
         if sender is None:
-            serial = calls[0].pbx_serial
+            serial = spelt(calls[0].pbx_serial)
             raise NotARecord(f"serial {serial!r} belongs to no PBX configured at this address")
         rows = make_rows(
             calls,

@@ -46,6 +46,8 @@ def attacks(chance: random.Random) -> Iterator[bytes]:
     yield b'{"action":"NewCdr","callid":' + chance.choice(
         [b"NaN}", b"[]}", b'"\xff"}', b'"\\ud800"}']
     )
+    lists = b"[" * 1020 + b"]" * 1020  # JSON may be so deep, and Python cannot spell it
+    yield b'{"%b":%b}\n' % (chance.choice([b"type", b"sn", b"x"]), lists)
     yield b'"\\' * chance.randrange(1, 5_000)
     mangled = bytearray(call(8) * 3)
     for _ in range(9):

@@ -207,6 +207,15 @@ def test_other_events_of_the_p_series_are_known_by_number() -> None:
         assert read_report({**event, "type": number}) == OtherEvent(number)
 
 
+@pytest.mark.parametrize("key", ["type", "msg", "status", "sn", "x"])
+def test_no_nesting_is_too_deep_for_it(key: str) -> None:
+    """JSON may be deeper than Python can spell."""
+    deep = orjson.loads(b"[" * 1020 + b"]" * 1020)
+    assert isinstance(read_report({key: deep}), Unreadable)
+    with pytest.raises(RecursionError):
+        str(deep)
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -36,7 +36,9 @@ TORN = [
     b'{"action":"NewCdr","callid":"1","timestart":"soon"}\n' + CALL,
     b"heartbeat response\n" + CALL + b"}" + CALL,
 ]
-STREAMS = [*CAPTURED, *TORN]
+_LISTS = b"[" * 1020 + b"]" * 1020  # JSON may be so deep, and Python cannot spell it
+DEEP = [b'{"%b":%b}' % (key, _LISTS) for key in (b"x", b"type", b"time", b"timestamp", b"errno")]
+STREAMS = [*CAPTURED, *TORN, *(CALL + deep + b"\n" + CALL for deep in DEEP[:2])]
 VALUES = [
     b"1495779310.371\n2017-05-25 22:15:10\n1000\n91000\n29\n-1\n1.5\nANSWERED\nInbound",
     b'"\\u0000"\nnull\ntrue\n[]\n{}\n"x"\n 7 \n99999999999999999999\n9223372036854775807',
@@ -61,6 +63,7 @@ CAPTURES = [
     orjson.dumps(exported(RestoredCall(8, varied(told_by_id=False, call_id="x")))) + b"\n" + CALL,
     LOGGED + b"\n" + LOGGED,
     *STREAMS[::3],
+    b'{"event":"call_released","pbx":%b}' % _LISTS,
 ]
 
 
@@ -99,6 +102,8 @@ ANSWERS = [
     b'{"errcode":10004,"errmsg":"TOKEN EXPIRED","data":[]}',
     b'{"data":[{"time":"2017-05-25 22:15:10","timestamp":1495779310,"call_from":"Ann<1000>"}]}',
     b'{"errcode":0,"total_number":1,"data":[{"time":"05/25/2017 10:15:10 PM"},{"time":7}]}',
+    *(b'{"data":[%b]}' % deep for deep in DEEP),
+    *DEEP,
 ]
 PORTAL_HEADER = export([])
 PORTAL_ROWS = [
