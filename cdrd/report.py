@@ -167,7 +167,8 @@ def read_row(row: dict[Any, Any]) -> ReleasedCall:
 
 def _read_envelope(parsed: dict[str, Any]) -> Report:
     """Read the P-Series' ``{"type": 30012, "sn": ..., "msg": "<JSON text>"}``."""
-    if "callid" not in parsed and ("errcode" in parsed or parsed.get("status") in API_STATUSES):
+    is_answer = "errcode" in parsed or parsed.get("status") in API_STATUSES
+    if is_answer and not _has_call_id(parsed):
         return OtherEvent("answer")  # of the PBX's API, to a login or a subscription
     event_type = parsed.get("type")
     name = spelt(event_type)

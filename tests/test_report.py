@@ -217,6 +217,17 @@ def test_no_nesting_is_too_deep_for_it(key: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        {"call_id": "1.1", "status": "Failed"},
+        {"type": 30012, "status": "Failed", "msg": '{"call_id": "1.1"}'},
+    ],
+)
+def test_a_call_that_has_failed_is_no_answer_of_the_api(call: dict[str, Any]) -> None:
+    assert not isinstance(read_report(call), OtherEvent)
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         {"status": "Success", "token": "x"},
