@@ -124,7 +124,7 @@ _NOT_SAID: Final = None
 _CALL_IDS: Final = tuple(key for key, field in SPELLINGS.items() if field == "call_id")
 
 _MAX_SHAPES: Final = 1000
-_MAX_KEYS: Final = 64
+_MAX_SHAPE_LENGTH: Final = 1000
 
 
 def read_reports(parsed: Iterable[dict[str, Any]]) -> list[Report]:
@@ -247,8 +247,10 @@ def _learn(shape: _Keys) -> _Reader:
     """Work out which key holds each field; where two keys name the same one, look at both."""
     known = [key for key in shape if key in SPELLINGS]
     keys = {SPELLINGS[key]: key for key in known}
-    if len(shape) > _MAX_KEYS or len(_shapes) >= _MAX_SHAPES:
+    if sum(map(len, shape)) > _MAX_SHAPE_LENGTH:
         return _choose  # a peer must not fill our memory with shapes
+    if len(_shapes) >= _MAX_SHAPES:
+        _shapes.clear()
     getter = itemgetter(*(keys.get(field, _NOT_SAID) for field in ReleasedCall._fields))
     _shapes[shape] = getter if len(keys) == len(known) else _choose
     return _shapes[shape]

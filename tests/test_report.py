@@ -1,6 +1,7 @@
 """Every dialect gives the same fields, and no JSON that a peer sends is an exception."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,16 @@ def test_other_events_of_the_p_series_are_known_by_number() -> None:
         number = str(event["type"])
         assert read_report(event) == OtherEvent(number)
         assert read_report({**event, "type": number}) == OtherEvent(number)
+
+
+def test_a_peer_cannot_fill_our_memory_with_keys() -> None:
+    read_report({"action": "NewCdr", "callid": "1.1"})
+    tracemalloc.start()
+    for number in range(200):
+        read_report({"action": "NewCdr", f"{number}" + "\N{GRINNING FACE}" * 10_000: ""})
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1_000_000
 
 
 @pytest.mark.parametrize("key", ["type", "msg", "status", "sn", "x"])
