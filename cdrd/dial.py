@@ -154,9 +154,11 @@ class Dialer:
             async with self._guard.attempt() as login:
                 connection = await self._connect()
                 login.unsure = not await self._await_verdict(connection)
-            await self._follow(connection)
-            if login.unsure and connection.stream.reports:
-                await self._guard.take_back(login)
+            try:
+                await self._follow(connection)
+            finally:  # cancelled too, or each stop would leave a login counted
+                if login.unsure and connection.stream.reports:
+                    await self._guard.take_back(login)
         finally:
             self.connected = False
             if connection is not None:
