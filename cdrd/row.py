@@ -8,17 +8,21 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall, quarantine_of
 from cdrd.block import StoredRows, rows_of
 from cdrd.database import WriterConnection
-from cdrd.record import MAX_INTEGER, CallRecord
+from cdrd.record import MAX_INTEGER, CallRecord, Row, new_record
 from cdrd.schema import transaction
 from cdrd.source import IMPORT, READ_AGAIN
 
 ROWS_A_STATEMENT: Final = 40
 """One row a statement halves the rate; 20 took a tenth longer, and 80 or 120 were no faster."""
+
+_READ_AGAIN: Final = frozenset(READ_AGAIN)
+_source_of: Final = itemgetter(CallRecord._fields.index("source"))
 
 _POISON: Final = (
     sqlite3.IntegrityError,
@@ -137,13 +141,16 @@ def _commit(
     connection: sqlite3.Connection,
     batch: Batch,
     logged_seq: int,
-    insert: Callable[[sqlite3.Connection, Batch, int], "_Inserted"],
+    insert: Callable[[sqlite3.Connection, Sequence[Row], int], "_Inserted"],
 ) -> Outcome:
+    rows = batch.rows()
     with transaction(connection):
         (last_seq,) = connection.execute(
             "SELECT max(last_seq, ifnull((SELECT max(seq) FROM call), 0)) FROM progress"
         ).fetchone()
-        seqs, refused = insert(connection, batch, last_seq + 1)
+        seqs, refused = insert(connection, rows, last_seq + 1)
+        if not _READ_AGAIN.isdisjoint(map(_source_of, rows)):  # 0.01 us a row
+            seqs = _without_logged(connection, seqs, last_seq)
         restored, unfit = _restore(connection, batch.restored, max(last_seq, *seqs, 0))
         refused = [*refused, *unfit]
         last_seq = max(last_seq, *seqs, *restored, 0)
@@ -170,24 +177,23 @@ class _NotAllNew(Exception):
     """A record of the batch is stored already, or twice in it."""
 
 
-def _insert_new(connection: sqlite3.Connection, batch: Batch, seq: int) -> _Inserted:
+def _insert_new(connection: sqlite3.Connection, rows: Sequence[Row], seq: int) -> _Inserted:
     """Insert records that are all new, many a statement. Raises _NotAllNew."""
-    rows = batch.rows()
-    whole = batch.count - batch.count % ROWS_A_STATEMENT
+    whole = len(rows) - len(rows) % ROWS_A_STATEMENT
     inserted = 0
     for at in range(0, whole, ROWS_A_STATEMENT):
         columns = chain.from_iterable(rows[at : at + ROWS_A_STATEMENT])
         inserted += connection.execute(_INSERT_MANY, [seq + at, *columns]).rowcount
-    for at in range(whole, batch.count):
+    for at in range(whole, len(rows)):
         inserted += connection.execute(_INSERT_ONE, [seq + at, *rows[at]]).rowcount
-    if inserted < batch.count:
+    if inserted < len(rows):
         raise _NotAllNew
-    return range(seq, seq + batch.count), []
+    return range(seq, seq + len(rows)), []
 
 
-def _insert_each(connection: sqlite3.Connection, batch: Batch, seq: int) -> _Inserted:
+def _insert_each(connection: sqlite3.Connection, rows: Sequence[Row], seq: int) -> _Inserted:
     """Insert records one by one: a duplicate adds no row, one that SQLite refuses costs itself."""
-    return _insert_records(connection, batch.records, seq)
+    return _insert_records(connection, map(new_record, rows), seq)
 
 
 def _insert_records(
@@ -208,6 +214,14 @@ def _insert_records(
         seqs.append(seq * inserted)
         seq += inserted
     return seqs, refused
+
+
+def _without_logged(
+    connection: sqlite3.Connection, seqs: Sequence[int], last_seq: int
+) -> Sequence[int]:
+    """Take out again the new rows whose calls the log had told, be it with another local start."""
+    taken_out = {seq for (seq,) in connection.execute(_DELETE_LOGGED, (last_seq,))}
+    return [0 if seq in taken_out else seq for seq in seqs]
 
 
 def _is_stored(connection: sqlite3.Connection, record: CallRecord) -> bool:
@@ -272,6 +286,22 @@ AND status = :status AND call_type = :call_type
 """
 """The log does not tell the local start, and its place in the identity is worked out anew with a
 time zone that may have been set wrong before; the instant is told."""
+
+_DELETE_LOGGED: Final = """
+DELETE FROM call WHERE seq > ?1 AND EXISTS (
+    SELECT 1 FROM call AS logged
+    WHERE logged.started_at = call.started_at AND logged.call_id = call.call_id
+    AND logged.seq <= ?1
+    AND logged.pbx = call.pbx AND logged.caller = call.caller AND logged.callee = call.callee
+    AND logged.duration = call.duration AND logged.talk_duration = call.talk_duration
+    AND logged.status = call.status AND logged.call_type = call.call_type
+    AND instr(logged.raw, '"call_released"')
+) RETURNING seq
+"""
+"""``_SAME_LOGGED`` the other way round; a row's ``raw`` shows that it is of the log.
+
+Once a commit, and only where something is read again: what comes live is not in the log yet.
+"""
 
 _QUARANTINE: Final = """
 INSERT INTO quarantined_report (received_at, pbx, peer, source, reason, payload, size)

@@ -244,6 +244,21 @@ def test_the_log_of_a_run_restores_its_calls(tmp_path: Path, database: Path) -> 
         assert summary.startswith(f"0 stored, {count(database)} duplicates, 0 quarantined")
 
 
+@pytest.mark.parametrize("first", ["log", "reports"])
+def test_the_log_meets_the_reports_of_its_calls_whatever_the_zone(
+    tmp_path: Path, database: Path, first: str
+) -> None:
+    with RunningDaemon(tmp_path, LISBON) as daemon:
+        send(daemon.port, *(path.read_bytes() for path in REPORTS))
+        daemon.stop()
+    log = tmp_path / "log"
+    log.write_bytes(daemon.text)
+    files = [log, *REPORTS] if first == "log" else [*REPORTS, log]
+    for file in files:
+        imported("--db", database, "--pbx", "hq", "--timezone", "Asia/Tokyo", file)
+    assert count(database) == count(daemon.database)
+
+
 @pytest.mark.parametrize("first", ["history", "pushed"])
 def test_the_history_meets_the_pushed_report_of_the_same_call(
     database: Path, tmp_path: Path, first: str

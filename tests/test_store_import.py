@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall
@@ -12,9 +13,9 @@ from cdrd.progress import read_progress, read_records
 from cdrd.record import CallRecord
 from cdrd.row import Committed
 from cdrd.schema import migrate
-from cdrd.source import IMPORT
+from cdrd.source import HISTORY, IMPORT
 from tests.committing import commit
-from tests.example import CALL, call, varied
+from tests.example import CALL, call, logged, varied
 
 BAD = QuarantinedReport("now", "hq", "history.csv", IMPORT, "no callid", b"a,b", 3)
 
@@ -133,6 +134,48 @@ def test_a_record_of_the_log_that_differs_is_another(
     fields: dict[str, Any] = {field: 7 if field == "duration" else "another"}
     other = varied(**fields)
     assert len(restore(connection, RestoredCall(5, other, local_told=False)).stored) == 1
+
+
+ELSEWHERE: dict[str, Any] = {"started_local": "2017-09-14 03:30:15", "utc_offset": 120}
+"""What the log's local start is with a time zone that is not the PBX's."""
+
+
+def of_the_log(**fields: Any) -> RestoredCall:
+    raw = orjson.dumps(logged(CALL)).decode()
+    return RestoredCall(5, varied(**(ELSEWHERE | {"raw": raw} | fields)), local_told=False)
+
+
+@pytest.mark.parametrize("source", [IMPORT, HISTORY])
+@pytest.mark.parametrize("known", [False, True], ids=["all new", "one known"])
+def test_a_record_whose_call_the_log_has_told_adds_no_row(
+    connection: sqlite3.Connection, source: str, *, known: bool
+) -> None:
+    restore(connection, of_the_log())
+    others = [call(number)._replace(source=source) for number in range(90)]
+    if known:
+        add(connection, others[0])
+    records = [*others[:50], CALL._replace(source=source), *others[50:]]
+    committed = add(connection, *records)
+    assert [record for _, record in committed.stored] == others[known:]
+    assert (committed.duplicates, committed.quarantined) == (1 + known, [])
+    assert add(connection, *records).duplicates == len(records)
+    assert [seq for seq, _ in stored(connection)] == [5, *range(6, 56), *range(57, 97)]
+
+
+@pytest.mark.parametrize("field", ["pbx", "caller", "callee", "status", "call_type", "duration"])
+def test_a_record_that_differs_from_what_the_log_has_told_is_another(
+    connection: sqlite3.Connection, field: str
+) -> None:
+    fields: dict[str, Any] = {field: 7 if field == "duration" else "another"}
+    restore(connection, of_the_log(**fields))
+    assert len(add(connection, CALL._replace(source=HISTORY)).stored) == 1
+
+
+def test_two_records_of_one_instant_are_two_where_the_log_has_told_neither(
+    connection: sqlite3.Connection,
+) -> None:
+    add(connection, CALL)
+    assert len(add(connection, varied(source=HISTORY, **ELSEWHERE)).stored) == 1
 
 
 @pytest.mark.parametrize(("seq", "logged_seq"), [(2, 1), (9, 3)])
