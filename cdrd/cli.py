@@ -1,6 +1,7 @@
 """Turns the command line into one command's run and its exit status."""
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -104,6 +105,10 @@ UNTIL_INTERRUPTED: Final = ("serve", "demo", "follow", "simulate")
 """The commands that have no other end, or whose work is whole at any moment."""
 
 
+UNWRITTEN: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""Why output cannot be written."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; for anything a user did, one clear sentence and an exit status."""
     open_missing()
@@ -116,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has left
         let_go()
     except OSError as error:
+        if error.filename is None and error.errno not in UNWRITTEN:
+            raise  # a fault of ours
         let_go()
         told = f"{error.filename or 'stdout'}: {error.strerror or error}"
         print(f"cdrd {command}".rstrip(), told, sep=": ", file=sys.stderr)

@@ -172,9 +172,9 @@ class Daemon:
             await asyncio.sleep(interval)
 
     async def _ask_for_time(self, service: Service) -> None:
-        """Keep systemd from killing a daemon that waits for a disk with room."""
+        """Keep systemd from killing a daemon whose records wait for a disk with room."""
         while True:
-            if not service.stalled:
+            if service.waits and not service.stalled:
                 self._notifier.notify(f"EXTEND_TIMEOUT_USEC={STOP_SECONDS * MICROSECONDS}")
             await asyncio.sleep(STATUS_SECONDS)
 

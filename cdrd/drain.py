@@ -24,7 +24,7 @@ LOOK_SECONDS: Final = 10.0
 
 
 class Drainer:
-    """Looks whether a damaged database is usable again, and drains the spool."""
+    """Looks whether a damaged database is usable again, and drains the spool of any."""
 
     def __init__(
         self,

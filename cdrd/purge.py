@@ -2,7 +2,7 @@
 
 The rule that must stay true: a step is one short transaction that looks at a bounded number of
 rows, so that a report which comes meanwhile waits for one step at most, however much is deleted;
-and it leaves no more of a WAL than a checkpoint is due at.
+and it leaves no more of a WAL than a checkpoint is due at, unless a reader pins it.
 """
 
 import asyncio

@@ -303,6 +303,11 @@ class Service:
         )
 
     @property
+    def waits(self) -> bool:
+        """Whether anything that was received is not kept yet."""
+        return len(self._waiting) > 0
+
+    @property
     def stalled(self) -> bool:
         """Whether the writer makes no progress."""
         return self.writer.stalled_seconds >= STALLED_SECONDS

@@ -1,4 +1,4 @@
-"""Turns what a damaged database cannot take into a file beside it, and the file into batches.
+"""Turns what the database does not take into a file beside it, and the file into batches.
 
 The rule that must stay true: what ``append`` has returned from is on the disk, and a line leaves
 the file only when ``remove`` is told that all up to the file's end is committed.

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -383,6 +384,7 @@ def test_a_stop_leaves_the_calls_that_a_slow_reader_keeps_waiting() -> None:
         lines = LineWriter(writing)
         begun, left = b"x" * 200_000, b"left\n"
         lines.write(begun, 1)  # more than a pipe holds
+        select.select([reading], [], [], SOON)  # until it is being written
         lines.write(left, 2)
         lines.write(b"event\n")
         lines.write(left, 3)
