@@ -91,14 +91,14 @@ def _instant(local: datetime, zone: tzinfo) -> float:
 
 def open_csv(
     csv: bytes, origin: Origin, *, peer: str, waiting: Waiting, totals: Totals
-) -> HistoryStream | None:
-    """Make the stream that a history's CSV is fed to, its first line too; None where it is empty.
+) -> HistoryStream:
+    """Make the stream that a history's CSV is fed to, its first line too.
 
-    Raises NotAHistory.
+    Raises NotAHistory, for an empty answer too: a history without a call has its first line.
     """
     first, _, _ = csv.lstrip().partition(b"\n")
     if not first:
-        return None
+        raise NotAHistory("the PBX's answer is empty, without the first line of a history")
     header = read_header(first[:PAYLOAD_BYTES])
     if header is None:
         begins = first[:80].decode(errors="replace")

@@ -92,6 +92,10 @@ class HistoryStream(ReportStream):
         self._rows.receive(chunk)
         self._take_rows(received_at)
 
+    def is_torn(self) -> bool:
+        """Tell whether the last line lacks both its line break and cells: more was to come."""
+        return self._rows.is_torn()
+
     def close(self, reason: str, received_at: str) -> None:
         """End the history; its last line may lack the line break."""
         self._rows.receive(b"\n")
@@ -142,6 +146,18 @@ class _Rows:
     def _hold(self, piece: bytes) -> None:
         self._rest += piece[: PAYLOAD_BYTES - len(self._rest)]
         self._size += len(piece)
+
+    def is_torn(self) -> bool:
+        """Tell whether the beginning of a line is at hand, and of the cells of its row too few."""
+        if not self._rest.strip(_BLANKS):
+            return False
+        begun = b"\n".join([*(line for line, _ in self._lines), self._rest])
+        try:
+            text = begun.decode(errors="replace")
+            cells = next(csv.reader([text], delimiter=self._header.delimiter))
+        except csv.Error:  # such as a carriage return within it
+            return False
+        return len(cells) < len(self._header.keys)
 
     def next_row(self, ended: str = "") -> list[str] | Broken | None:
         """Return the cells of the next row, or what is none; None until more bytes have come.

@@ -93,7 +93,7 @@ def pushed_record() -> CallRecord:
     return record
 
 
-def opened(csv: bytes) -> tuple[ReportStream | None, Waiting]:
+def opened(csv: bytes) -> tuple[ReportStream, Waiting]:
     waiting = Waiting(1 << 20)
     stream = open_csv(csv, ORIGIN, peer="", waiting=waiting, totals=Totals())
     return stream, waiting
@@ -175,15 +175,15 @@ def test_a_clock_that_was_set_back_still_asks_for_the_last_day() -> None:
 def test_the_first_line_of_a_history_names_its_columns() -> None:
     csv = b"\xef\xbb\xbfCallid,timestart,callfrom\n1709281021.16,2024-03-01 09:17:01,703\n"
     stream, waiting = opened(csv)
-    assert stream is not None
     stream.receive(csv, NOW)
     [record] = waiting.arriving.records
     assert (record.caller, record.source) == ("703", HISTORY)
 
 
 @pytest.mark.parametrize("csv", [b"", b"\r\n"])
-def test_an_empty_answer_is_a_history_without_a_call(csv: bytes) -> None:
-    assert opened(csv)[0] is None
+def test_an_empty_answer_is_no_history(csv: bytes) -> None:
+    with pytest.raises(NotAHistory, match="is empty"):
+        opened(csv)
 
 
 def test_an_answer_that_is_no_history_is_told_by_how_it_begins() -> None:

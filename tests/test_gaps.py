@@ -255,10 +255,10 @@ async def test_a_later_start_asks_from_a_day_before_nothing_was_missing(bench: B
 @pytest.mark.asyncio
 async def test_a_clock_that_was_once_ahead_hides_no_later_gap(bench: Bench) -> None:
     await bench.store.run(set_complete_until, "hq", NOON + 365 * DAY)
-    async with bench.following(CsvPbx("")):
+    async with bench.following(CsvPbx()):
         await bench.logged("gap_filled")
     bench.clock.now += 10 * DAY
-    pbx = CsvPbx("")
+    pbx = CsvPbx()
     async with bench.following(pbx):
         await bench.logged("gap_filled")
     start, _ = pbx.asked.get_nowait()
@@ -464,6 +464,60 @@ async def test_an_answer_that_is_no_history_is_a_fetch_that_failed(bench: Bench)
     async with bench.following(pbx):
         failed = await bench.logged("fetch_failed")
     assert "is no history" in failed["error"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "cut",
+    [
+        "",
+        HEAD[:15],
+        HEAD + row(1) + row(2)[:-20],
+        HEAD + row(1) + row(2).replace(",1000", ',"1000\n')[:40],
+    ],
+)
+async def test_a_history_that_is_cut_off_is_asked_for_again(bench: Bench, cut: str) -> None:
+    """However often it is cut at the same byte; and what came whole before it is stored."""
+    pbx = CsvPbx(cut)
+    async with bench.following(pbx):
+        for _ in range(2):
+            await bench.logged("fetch_failed")
+        assert len(bench.rows()) == cut.count(row(1))
+        pbx.csv = HEAD + row(1) + row(2)
+        await bench.logged("gap_filled")
+    assert len(bench.rows()) == 2
+    assert not bench.rows("SELECT * FROM quarantine")
+
+
+@dataclass
+class CuttingPbx(CsvPbx):
+    """It ends each answer early, one byte later than the one before it."""
+
+    cut: int = 5
+
+    async def download(self, start: datetime, end: datetime) -> bytes:
+        csv = await super().download(start, end)
+        self.cut -= 1
+        return csv[: -self.cut or None]
+
+
+@pytest.mark.asyncio
+async def test_a_row_that_may_be_cut_within_its_last_cell_is_not_made_up(bench: Bench) -> None:
+    async with bench.following(CuttingPbx(HEAD + row(1))):
+        failed = await bench.logged("fetch_failed")
+        await bench.logged("gap_filled")
+    assert "ends in the middle" in failed["error"]
+    assert [stored["call_type"] for stored in bench.rows()] == ["Outbound"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("last", [row(2), row(2).replace(",1000,", ',"10\n00",')])
+async def test_a_history_without_a_last_line_break_is_whole_where_it_comes_so_again(
+    bench: Bench, last: str
+) -> None:
+    async with bench.following(CsvPbx(HEAD + row(1) + last.rstrip())):
+        filled = await bench.logged("gap_filled")
+    assert filled["missing"] == len(bench.rows()) == 2
 
 
 @pytest.mark.asyncio
