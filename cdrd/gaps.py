@@ -66,7 +66,7 @@ class CsvApi(Api, Protocol):
 class RowsApi(Api, Protocol):
     """An API that hands out a history page by page: the P-Series."""
 
-    def search(self, start: datetime, end: datetime) -> AsyncIterator[list[dict[str, Any]]]:
+    def search(self, start: datetime, end: datetime) -> AsyncIterator[list[Any]]:
         """Hand out the history of a range of the PBX's local time."""
 
 

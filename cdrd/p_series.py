@@ -76,14 +76,17 @@ class PSeriesApi:
         """Get a new token before the PBX takes the one at hand no more."""
         await self._other_token(self._token)
 
-    async def search(self, start: datetime, end: datetime) -> AsyncIterator[list[dict[str, Any]]]:
+    async def search(self, start: datetime, end: datetime) -> AsyncIterator[list[Any]]:
         """Return the history of a time, naive and the PBX's own, in pages of REST rows.
 
         Times have to be in the format that the PBX shows times in, or it finds nothing: the format
         is read off rows. Where more than one fits them, a row may come twice, or from other times.
         """
-        sample = _rows(await self._get("cdr/list", {"page": "1", "page_size": str(SAMPLE_ROWS)}))
+        listed, total = await self._page("cdr/list", {}, 1, SAMPLE_ROWS)
+        sample = [row for row in listed if isinstance(row, dict)]
         if not sample:
+            if listed or total:
+                raise Unreachable(f"{self.base} tells of a history and hands out no row of it")
             return  # it has no history at all
         for display_format in display_formats(sample):
             span = {
@@ -173,29 +176,46 @@ class PSeriesApi:
         self._refresh_token = refresh_token if isinstance(refresh_token, str) else ""
         return True
 
-    async def _pages(
-        self, path: str, query: Mapping[str, str]
-    ) -> AsyncIterator[list[dict[str, Any]]]:
-        """Hand out pages until one brings no row that was not there yet.
+    async def _pages(self, path: str, query: Mapping[str, str]) -> AsyncIterator[list[Any]]:
+        """Hand out pages until as many rows have come as the PBX tells of.
 
-        Where the PBX tells of more rows than it hands out, its pages repeat: Unreachable.
+        Each stands for one place in the history: two may be alike, and one that moved on to the
+        next page while the pages were read comes twice. A page that came before stands for none:
+        some PBXs repeat one. Where that, or an empty one, comes before all rows have: Unreachable.
+        A PBX that tells no number is asked until a page brings no row that was not there yet.
         """
         known: set[int] = set()
+        pages: set[int] = set()
+        received = total = 0
         for number in itertools.count(1):
-            paged = {**query, "page": str(number), "page_size": str(self._page_rows)}
-            answer = await self._get(path, paged)
-            page, total = _rows(answer), answer.get("total_number")
-            brought = {_mark(row) for row in page} - known
+            page, told = await self._page(path, query, number, self._page_rows)
+            total = told or total
+            marks = [_mark(row) for row in page]
+            brought, mark = set(marks) - known, hash(tuple(marks))
+            if mark not in pages:
+                received += len(page)
+            known |= brought
+            pages.add(mark)
             if brought:
-                known |= brought
                 yield page
-            elif page and isinstance(total, int) and len(known) < total:
-                raise Unreachable(
-                    f"{self.base} repeats its history after {len(known)} of {total} rows: ask for"
-                    " less time"
-                )
-            if not brought or len(known) == total:
+            if received == total or (received > total and not brought):
                 return
+            if not brought:
+                what = "repeats" if page else "ends"
+                raise Unreachable(
+                    f"{self.base} {what} its history after {received} of {total} rows: ask for less"
+                    " time"
+                )
+
+    async def _page(
+        self, path: str, query: Mapping[str, str], number: int, rows: int
+    ) -> tuple[list[Any], int]:
+        """Return a page, and how many rows the PBX tells of in all, 0 where it does not."""
+        answer = await self._get(path, {**query, "page": f"{number}", "page_size": f"{rows}"})
+        page, total = _rows(answer), answer.get("total_number")
+        if page is None and total is None:
+            raise Unreachable(f"{self.base} answers without its history")
+        return page or [], total if isinstance(total, int) else 0
 
     async def _get(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         token = await self.login()
@@ -229,18 +249,18 @@ def display_formats(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [known for known, rows_fitted in fits.items() if rows_fitted == most]
 
 
-def _rows(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(answer: Mapping[str, Any]) -> list[Any] | None:
     """Return the list in an answer; the vendor's pages call it data."""
-    rows = answer.get("data", next((v for v in answer.values() if isinstance(v, list)), []))
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    lists = (rows for rows in (answer.get("data"), *answer.values()) if isinstance(rows, list))
+    return next(lists, None)
 
 
-def _mark(row: Mapping[str, Any]) -> int:
+def _mark(row: object) -> int:
     """Tell a row from others; what JSON cannot spell is no record, and told by its keys."""
     try:
         return hash(orjson.dumps(row))
     except orjson.JSONEncodeError:
-        return hash(tuple(row))
+        return hash(tuple(row) if isinstance(row, dict) else None)
 
 
 def errcode_of(answer: Mapping[str, Any]) -> int:

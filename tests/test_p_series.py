@@ -46,7 +46,7 @@ def api(pbx: FakePbx, database: Path = NOWHERE, page_rows: int = 2) -> PSeriesAp
     return PSeriesApi(pbx.base, ACCOUNT, Trust(), a_guard(database), page_rows=page_rows)
 
 
-async def searched(answers: Answers) -> tuple[FakePbx, list[list[dict[str, Any]]]]:
+async def searched(answers: Answers) -> tuple[FakePbx, list[list[Any]]]:
     async with fake_pbx({GET_TOKEN: token("a"), **answers}) as pbx:
         p_series = api(pbx)
         try:
@@ -110,6 +110,75 @@ async def test_a_page_that_moved_on_while_it_was_read_is_no_end() -> None:
 async def test_pages_that_repeat_before_all_rows_have_come_are_told() -> None:
     with pytest.raises(Unreachable, match="repeats its history after 1 of 3 rows"):
         await searched({LIST: page(ROW), SEARCH: page(ROW, total=3)})
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "last", [page(total=9), page(), {**DONE, "total_number": 9, "data": None}, {**DONE, "data": []}]
+)
+async def test_pages_that_end_before_all_rows_have_come_are_told(last: Json) -> None:
+    rows = [{**ROW, "call_id": str(number)} for number in range(4)]
+    with pytest.raises(Unreachable, match="ends its history after 4 of 9 rows"):
+        await searched(
+            {LIST: page(ROW), SEARCH: [page(*rows[:2], total=9), page(*rows[2:], total=9), last]}
+        )
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("none", [{**DONE, "total_number": 9, "data": None}, page(total=9)])
+async def test_a_search_that_tells_of_rows_and_hands_out_none_is_told(none: Json) -> None:
+    with pytest.raises(Unreachable, match="ends its history after 0 of 9 rows"):
+        await searched({LIST: page(ROW), SEARCH: none})
+    with pytest.raises(Unreachable, match="hands out no row"):
+        await searched({LIST: none})
+
+
+@pytest.mark.asyncio
+async def test_an_answer_without_a_history_is_told() -> None:
+    for answers in ({LIST: DONE}, {LIST: page(ROW), SEARCH: DONE}):
+        with pytest.raises(Unreachable, match="answers without its history"):
+            await searched({**answers})
+
+
+@pytest.mark.asyncio
+async def test_a_search_that_finds_nothing_has_no_pages() -> None:
+    for nothing in (page(), {**DONE, "total_number": 0}, {**DONE, "data": []}):
+        _, pages = await searched({LIST: page(ROW), SEARCH: nothing})
+        assert pages == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "call_ids", [("1", "1", "2"), ("1", "2", "2"), ("1", "2", "3", "3"), ("1", "2", "1")]
+)
+async def test_rows_that_are_alike_count_each(call_ids: tuple[str, ...]) -> None:
+    """Else a PBX that goes on with its last page would be asked for ever."""
+    rows = [{**ROW, "call_id": call_id} for call_id in call_ids]
+    total = len(rows)
+    _, pages = await searched(
+        {LIST: page(ROW), SEARCH: [page(*rows[:2], total=total), page(*rows[2:], total=total)]}
+    )
+    assert {row["call_id"] for rows in pages for row in rows} == set(call_ids)
+
+
+@pytest.mark.asyncio
+async def test_a_page_that_comes_again_does_not_count_again() -> None:
+    """Here in place of the second half, so that the number of rows alone looks right."""
+    rows = [ROW, {**ROW, "call_id": "2"}]
+    with pytest.raises(Unreachable, match="repeats its history after 2 of 4 rows"):
+        await searched({LIST: page(ROW), SEARCH: page(*rows, total=4)})
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("odd", [7, None, "text", [[7]]])
+async def test_what_is_no_row_is_handed_on_with_the_rows(odd: object) -> None:
+    _, pages = await searched(
+        {
+            LIST: {**DONE, "data": [odd, ROW]},
+            SEARCH: {**DONE, "total_number": 2, "data": [ROW, odd]},
+        }
+    )
+    assert pages == [[ROW, odd]]
 
 
 @pytest.mark.asyncio
