@@ -169,6 +169,7 @@ class GapFollower:
         self._due = asyncio.Event()
         self._due.set()
         self._complete_until: float | None = None  # until the database was asked
+        self._ahead = math.inf  # what it said then, where our clock was behind that
         self._fetched_until = 0.0
         self._fetched_at: float | None = None  # monotonic
 
@@ -192,7 +193,7 @@ class GapFollower:
 
         Before it stores anything, and nothing is noted in it until it was asked.
         """
-        self._complete_until = None
+        self._complete_until, self._ahead = None, math.inf
         self._due.set()
 
     async def run(self) -> None:
@@ -206,11 +207,11 @@ class GapFollower:
 
     async def _wait_for_gap(self) -> None:
         """Wait until there is something to ask for; while nothing is broken, move on."""
-        while not (self._due.is_set() or self._is_time()):
+        while not (self._due.is_set() or self._is_time() or self._was_behind()):
             if self._connections >= self._usual:
                 # A note that the database does not take only makes the next fetch larger.
                 with contextlib.suppress(sqlite3.Error):
-                    await self._move_on(self._clock())
+                    await self._set_complete_until(self._clock())
             await self._wait_for_due(min(self._pace.note, self._until_next()))
         await asyncio.sleep(max(self._pace.settle, self._after_fetch(self._pace.apart)))
 
@@ -231,6 +232,16 @@ class GapFollower:
 
     def _is_time(self) -> bool:
         return self._until_next() == 0
+
+    def _was_behind(self) -> bool:
+        """Tell whether our clock was set on, past what the database said, since the last fetch.
+
+        Then that fetch has filled nothing: it asked for long ago. A machine may start like that.
+        """
+        if self._fetched_at is None:
+            return False
+        gone_by = time.monotonic() - self._fetched_at
+        return self._fetched_until + gone_by < self._ahead <= self._clock()
 
     async def _fill(self) -> None:
         """Fetch until nothing is missing, however often that fails."""
@@ -258,8 +269,13 @@ class GapFollower:
             found = await self._store.run(read_complete_until, self.pbx)
             complete_until = now if found is None else found
             self._fetched_until = self._complete_until = complete_until
-            await self._move_on(complete_until)
+            if found is None:
+                await self._set_complete_until(now)
+            elif found > now:
+                self._ahead = found
             return complete_until
+        if self._was_behind():
+            self._complete_until, self._ahead = self._ahead, math.inf
         return self._complete_until
 
     async def _fetch(self, now: float, counts: Counts) -> None:
@@ -269,7 +285,10 @@ class GapFollower:
         for window in gap_windows(await self._begin(now), now, asked.sender.zone):
             ways = Ways(self._api, asked.sender, asked.url, self._keep)
             await fetch_window(window, ways, counts)
-            await self._move_on(window.complete_until)
+            if self._complete_until is not None:
+                await self._set_complete_until(max(self._complete_until, window.complete_until))
+        # Less than before, should our clock have been ahead then.
+        await self._set_complete_until(min(now, self._clock()))
 
     async def _keep(self, batch: Batch) -> Counts:
         """Commit a batch and tell its rows, also when we are stopped meanwhile."""
@@ -280,12 +299,11 @@ class GapFollower:
             quarantined=len(committed.quarantined),
         )
 
-    async def _move_on(self, instant: float) -> None:
-        """Remember up to when nothing is missing: now at most, should our clock have been ahead."""
-        if self._complete_until is None:
-            return
-        self._complete_until = min(max(self._complete_until, instant), self._clock())
-        await self._store.run(set_complete_until, self.pbx, self._complete_until)
+    async def _set_complete_until(self, instant: float) -> None:
+        """Remember up to when nothing is missing, but not of a database that was replaced."""
+        if self._complete_until is not None:
+            self._complete_until = instant
+            await self._store.run(set_complete_until, self.pbx, instant)
 
     def _say_filled(self, start: float, now: float, counts: Counts) -> None:
         self._log.info(

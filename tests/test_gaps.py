@@ -266,6 +266,40 @@ async def test_a_clock_that_was_once_ahead_hides_no_later_gap(bench: Bench) -> N
 
 
 @pytest.mark.asyncio
+async def test_a_start_before_the_clock_is_set_takes_nothing_back(bench: Bench) -> None:
+    """A machine without a clock of its own: for a while it is years ago."""
+    await bench.store.run(set_complete_until, "hq", NOON)
+    bench.clock.now -= 1000 * DAY
+    pbx = CsvPbx(failures=[Unreachable("no network")] * 10_000)
+    async with bench.following(pbx):
+        await bench.logged("fetch_failed")
+        assert await bench.complete_until() == NOON
+        bench.clock.now = NOON + 3600
+        pbx.failures.clear()
+        filled = await bench.logged("gap_filled")
+        asked = [pbx.asked.get_nowait() for _ in range(pbx.asked.qsize())]
+        assert await bench.complete_until() == NOON + 3600
+    assert {start for start, _ in asked} == {
+        at(NOON - 1001 * DAY),
+        at(NOON - DAY),
+        at(NOON),
+    }
+    assert filled["until"] == "2024-03-01T13:00:00Z"
+
+
+@pytest.mark.asyncio
+async def test_a_gap_fetched_before_the_clock_was_set_is_fetched_again(bench: Bench) -> None:
+    await bench.store.run(set_complete_until, "hq", NOON)
+    bench.clock.now -= 1000 * DAY
+    async with bench.following(CsvPbx(), awaited=False):
+        await bench.logged("gap_filled")
+        bench.clock.now = NOON + 3600
+        filled = await bench.logged("gap_filled")
+        assert await bench.complete_until() == NOON + 3600
+    assert (filled["since"], filled["until"]) == ("2024-02-29T12:00:00Z", "2024-03-01T13:00:00Z")
+
+
+@pytest.mark.asyncio
 async def test_a_fetched_row_is_stored_and_logged_and_not_counted_as_received(
     bench: Bench,
 ) -> None:
