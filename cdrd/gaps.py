@@ -105,6 +105,8 @@ async def _fed(
     api, origin, peer = ways.api, Origin([ways.sender]), ways.peer
     if isinstance(api, CsvApi):
         csv = await api.download(window.start, window.end)
+        if not (csv.strip() or (await api.download(window.start, window.end)).strip()):
+            return  # twice without a first line: that is how it says that there is no call
         stream = open_csv(csv, origin, peer=peer, waiting=waiting, totals=totals)
         for start in range(0, len(csv), PIECE_BYTES):
             stream.receive(csv[start : start + PIECE_BYTES], utc_milliseconds(time.time()))

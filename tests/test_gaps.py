@@ -504,7 +504,6 @@ async def test_an_answer_that_is_no_history_is_a_fetch_that_failed(bench: Bench)
 @pytest.mark.parametrize(
     "cut",
     [
-        "",
         HEAD[:15],
         HEAD + row(1) + row(2)[:-20],
         HEAD + row(1) + row(2).replace(",1000", ',"1000\n')[:40],
@@ -552,6 +551,31 @@ async def test_a_history_without_a_last_line_break_is_whole_where_it_comes_so_ag
     async with bench.following(CsvPbx(HEAD + row(1) + last.rstrip())):
         filled = await bench.logged("gap_filled")
     assert filled["missing"] == len(bench.rows()) == 2
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_is_empty_twice_is_a_history_without_a_call(bench: Bench) -> None:
+    async with bench.following(CsvPbx("\r\n")):
+        filled = await bench.logged("gap_filled")
+    assert filled["missing"] == 0
+
+
+@dataclass
+class StartingPbx(CsvPbx):
+    """Its first answer ends before it has begun."""
+
+    async def download(self, start: datetime, end: datetime) -> bytes:
+        csv = await super().download(start, end)
+        return csv if self.asked.qsize() > 1 else b""
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_is_empty_once_is_asked_for_again(bench: Bench) -> None:
+    async with bench.following(StartingPbx(HEAD + row(1))):
+        failed = await bench.logged("fetch_failed")
+        await bench.logged("gap_filled")
+    assert "is empty" in failed["error"]
+    assert len(bench.rows()) == 1
 
 
 @pytest.mark.asyncio
