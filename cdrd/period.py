@@ -37,6 +37,14 @@ def _spell(text: str, zone: tzinfo) -> str:
     return spell_instant(read_instant(text, zone)) if text else ""
 
 
+def lacks_offset(text: str) -> bool:
+    """Tell whether a date or time as typed needs a zone; one that cannot be read does not."""
+    try:
+        return datetime.fromisoformat(text.strip()).tzinfo is None
+    except ValueError:
+        return False
+
+
 def spell_instant(instant: datetime) -> str:
     """Spell an instant as the database does: 2017-09-14T01:30:15Z."""
     return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="seconds") + "Z"

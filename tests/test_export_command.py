@@ -296,6 +296,20 @@ def test_a_wrong_use_is_told_with_2(few: Path, arguments: tuple[str, ...], said:
     assert said in ended.stderr
 
 
+def test_the_range_of_a_pbx_that_is_not_configured_needs_a_zone(few: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'database.path = "{few}"\n[[pbx]]\nname = "hq"\n')
+    old = ("export", "calls", "-c", config, "--pbx", "old", "--format", "jsonl")
+    refused = cdrd(*old, "--from", "2024-01-01")
+    assert (refused.returncode, "no time zone of 'old'" in refused.stderr) == (2, True)
+    for told in (
+        (),
+        ("--from", "2024-01-01T00:00Z"),
+        ("--from", "2024-01-01", "--timezone", "UTC"),
+    ):
+        assert cdrd(*old, *told).returncode == 0
+
+
 def test_a_database_that_is_none_is_told(tmp_path: Path) -> None:
     assert export(tmp_path / "none.sqlite3").returncode == 78
     (tmp_path / "text").write_text("no database, but a text that is long enough to be one")

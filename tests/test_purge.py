@@ -310,6 +310,25 @@ def test_a_date_is_no_one_instant_where_zones_differ(tmp_path: Path) -> None:
     assert (ended.returncode, "name one with --timezone" in ended.stderr) == (2, True)
 
 
+def test_a_zone_that_is_not_configured_is_not_guessed(tmp_path: Path) -> None:
+    """Else hours would be gone that were not asked for."""
+    tables = HQ + 'timezone = "Asia/Shanghai"\n'
+    with RunningDaemon(tmp_path, tables) as daemon:
+        send(daemon.port, new_cdr(1, started=1505352615))
+        daemon.wait_for_calls(1)
+        daemon.stop()
+    for pbx in ("old", "Hq"):
+        purge = ("purge", "-c", tmp_path / "config.toml", "--pbx", pbx, "--before")
+        ended = cdrd(*purge, "2018-01-01")
+        sentence = f"no time zone of '{pbx}' is configured: name one with --timezone"
+        assert (ended.returncode, sentence in ended.stderr) == (2, True), ended.stderr
+        for told in (("2018-01-01", "--timezone", "Asia/Shanghai"), ("2018-01-01T00:00+08:00",)):
+            ended = cdrd(*purge, *told)
+            assert (ended.returncode, "before 2017-12-31T16:00:00Z: " in ended.stderr) == (0, True)
+    nobody = cdrd("purge", "-c", write_config(tmp_path, ""), "--before", "2018-01-01")
+    assert (nobody.returncode, "name one with --timezone" in nobody.stderr) == (2, True)
+
+
 # By itself
 
 

@@ -234,6 +234,9 @@ def test_the_zone_is_the_configured_one_and_must_be_one(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "--timezone" in refused.stderr
     assert list(groups("-c", config, "--by", "day", "--pbx", "hq")) == ["2024-03-01"]
+    unknown = report("-c", config, "--pbx", "hq", "--pbx", "old")
+    assert unknown.returncode == 2
+    assert "no time zone of 'old' is configured: name one with --timezone" in unknown.stderr
 
 
 def test_a_range_reads_with_the_offset_of_its_ends(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from cdrd.commands.zones import add_timezone_argument, zone_of
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
-from cdrd.period import NotATime, read_instant, spell_instant
+from cdrd.period import NotATime, lacks_offset, read_instant, spell_instant
 from cdrd.purge import Place, Purge, Step, count, make_request, take_step
 from cdrd.store import Store, StoreUnusable
 
@@ -96,7 +96,7 @@ def _told(counts: dict[str, int]) -> str:
 def _purge(arguments: argparse.Namespace, config: Config) -> Purge:
     """Return what is asked for. Raises Usage."""
     try:
-        before = read_instant(arguments.before, arguments.timezone or _zone(arguments, config))
+        before = read_instant(arguments.before, _zone(arguments, config))
     except NotATime as error:
         raise Usage(str(error)) from error
     if before > datetime.now(UTC):
@@ -105,10 +105,12 @@ def _purge(arguments: argparse.Namespace, config: Config) -> Purge:
 
 
 def _zone(arguments: argparse.Namespace, config: Config) -> tzinfo:
-    """Return the zone of those asked for; where these differ, a date is no one instant."""
+    """Return the zone of --before. Raises Usage."""
+    if arguments.timezone or not lacks_offset(arguments.before):
+        return arguments.timezone or UTC
     portals = [] if arguments.pbx else config.portal
     pbxs = [] if arguments.tenant else config.pbx
-    return zone_of([*portals, *(pbx for pbx in pbxs if arguments.pbx in ("", pbx.name))])
+    return zone_of([*portals, *pbxs], [arguments.pbx] if arguments.pbx else [])
 
 
 @contextlib.contextmanager

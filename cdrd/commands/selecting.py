@@ -15,7 +15,7 @@ from cdrd.commands.arguments import Usage, add_database_arguments, existing, tex
 from cdrd.commands.zones import add_timezone_argument, zone_of
 from cdrd.config import Config, Pbx, Portal, find_config, load_config
 from cdrd.database import open_reader
-from cdrd.period import NotATime, make_period
+from cdrd.period import NotATime, lacks_offset, make_period
 from cdrd.schema import NotOurDatabase, check_tables
 from cdrd.selection import CALLS, CONFERENCES, Selection
 from cdrd.store import StoreUnusable
@@ -70,7 +70,8 @@ def selected(
     config = None if arguments.db else load_config(find_config(arguments.config, os.environ))
     database = existing(Path(config.database.path if config else arguments.db))
     zone = arguments.timezone or UTC
-    if not arguments.timezone and (arguments.start or arguments.end or tells_times):
+    dated = lacks_offset(arguments.start) or lacks_offset(arguments.end)
+    if not arguments.timezone and (dated or tells_times):
         zone = _configured_zone(config, records, arguments.senders)
     try:
         period = make_period(arguments.start, arguments.end, zone)
@@ -88,11 +89,11 @@ def selected(
 
 
 def _configured_zone(config: Config | None, records: str, names: Sequence[str]) -> tzinfo:
-    """Return the zone of the PBXs or portals asked for; UTC where none is configured."""
+    """Return the zone of the PBXs or portals asked for; UTC with --db. Raises Usage."""
     if config is None:
         return UTC
     configured: Sequence[Pbx | Portal] = config.pbx if records == "calls" else config.portal
-    return zone_of(one for one in configured if not names or one.name in names)
+    return zone_of(configured, names)
 
 
 @contextlib.contextmanager

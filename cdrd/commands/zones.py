@@ -1,11 +1,12 @@
 """Turns ``--timezone``, or else the configuration, into the zone of the times that a user gives.
 
-The rule that must stay true: where those who are meant are in several zones, none is guessed.
+The rule that must stay true: where those who are meant are in several zones, or one of them in none
+that is configured, none is guessed.
 """
 
 import argparse
-from collections.abc import Iterable
-from datetime import UTC, tzinfo
+from collections.abc import Collection, Iterable
+from datetime import tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cdrd.commands.arguments import Usage
@@ -26,9 +27,17 @@ def _zone(text: str) -> ZoneInfo:
         ) from error
 
 
-def zone_of(meant: Iterable[Pbx | Portal]) -> tzinfo:
-    """Return the zone that all who are meant are in, UTC where there is none. Raises Usage."""
+def zone_of(configured: Iterable[Pbx | Portal], names: Collection[str] = ()) -> tzinfo:
+    """Return the zone that all of these names are in; no names: all that is configured.
+
+    Raises Usage.
+    """
+    meant = [one for one in configured if not names or one.name in names]
+    unknown = sorted(set(names) - {one.name for one in meant})
+    if unknown or not meant:
+        of = f" of {', '.join(map(repr, unknown))}" if unknown else ""
+        raise Usage(f"no time zone{of} is configured: name one with --timezone")
     zones = {one.timezone for one in meant}
     if len(zones) > 1:
         raise Usage(f"the time zones differ ({', '.join(sorted(zones))}): name one with --timezone")
-    return ZoneInfo(zones.pop()) if zones else UTC
+    return ZoneInfo(zones.pop())
