@@ -336,6 +336,25 @@ def test_a_pbx_whose_reports_cannot_come_is_to_be_mended(tmp_path: Path) -> None
     assert faults(said) == ["lab: no report of it can come: give it peers or [pbx.events]"]
 
 
+def test_a_pbx_whose_history_alone_is_fetched_lacks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "hq.password").write_text("api\n")
+    history = '[pbx.history]\nurl = "http://h:8088"\nusername = "api"\n'
+    tables = f'[[pbx]]\nname = "lab"\n{history}password_file = "hq.password"\n'
+    status, said = check("-c", write_config(tmp_path, tables))
+    assert (status, faults(said)) == (0, [])
+    assert "lab               its history is fetched from http://h:8088 as api\n" in said
+
+
+def test_the_configuration_alone_has_no_fault_of_the_database(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / "cdr.sqlite3").write_text("damaged")
+    assert check("-c", config)[0] == 1
+    status, said = check("-c", config, "--no-database")
+    assert (status, faults(said)) == (0, [])
+    config.write_text(config.read_text() + "cheese = true\n")
+    assert check("-c", config, "--no-database")[0] == 78
+
+
 def test_that_nothing_listens_is_a_remark_for_systemd_may(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

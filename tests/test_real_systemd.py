@@ -6,11 +6,20 @@ from pathlib import Path
 import pytest
 
 from cdrd.simulate.reports import new_cdr
-from tests.real_systemd import CHECKOUT, DROP_IN, Entry, Journal, Machine, booted
+from tests.real_systemd import CHECKOUT, DATABASE, DROP_IN, Entry, Journal, Machine, booted
 from tests.running import HQ, assert_accounted
 
 STARTED = 1571897930
 BRANCH = '[[pbx]]\nname = "branch"\npeers = ["127.0.0.2"]\n'
+FETCHED = """
+[[pbx]]
+name = "lab"
+
+[pbx.history]
+url = "http://127.0.0.1:1"
+username = "api"
+password_file = "lab.password"
+"""
 CLOUD = """
 [[pbx]]
 name = "cloud"
@@ -133,6 +142,18 @@ def test_a_reload_of_a_bad_configuration_fails_and_the_old_one_stays(
     assert machine.shown("MainPID") == before
     journal.wait_for("cheese: unknown key")
     assert not [entry for entry in journal.entries if entry.get("event") == "reloaded"]
+
+
+def test_a_damaged_database_and_a_pbx_without_reports_are_no_reason_to_refuse_a_reload(
+    machine: Machine, journal: Journal
+) -> None:
+    machine.run("shred", "--exact", "--iterations=1", DATABASE, f"{DATABASE}-wal")
+    checked = machine.run("cdrd", "check", "-c", "/etc/cdrd/config.toml", check=False)
+    assert (checked.returncode, "to mend:\n" in checked.stdout) == (1, True)
+    machine.write("/etc/cdrd/lab.password", "api\n", mode="640", group="cdrd")
+    machine.configure(HQ + FETCHED)
+    machine.systemctl("reload", "cdrd")
+    assert journal.wait_for(event="reloaded")["added"] == ["lab"]
 
 
 def test_a_secret_that_only_root_may_read_is_handed_over_as_a_credential(

@@ -93,7 +93,7 @@ def test_no_setting_is_given_twice_by_oversight() -> None:
 def test_a_reload_checks_the_configuration_that_is_served_first() -> None:
     checking, telling = (value for name, value in settings() if name == "ExecReload")
     started = dict(settings())["ExecStart"]
-    assert checking == started.replace(" serve ", " check ")
+    assert checking == started.replace(" serve ", " check ") + " --no-database"
     assert telling == "/bin/kill -HUP $MAINPID"
 
 
