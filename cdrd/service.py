@@ -38,7 +38,7 @@ from cdrd.log import LineWriter, Logger, set_level
 from cdrd.pbxs import Pbxs
 from cdrd.sender import Sender
 from cdrd.silence import SilenceWatch, last_calls
-from cdrd.source import HTTP, TCP, WEBSOCKET
+from cdrd.source import DIAL, HTTP, TCP, WEBSOCKET
 from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.tls import load_certificate, server_context
@@ -369,8 +369,9 @@ class Service:
 
     def _connections(self) -> Mapping[str, int]:
         sources = Counter(connection.stream.source for connection in self._intake.connections)
+        posting = len(self._posting.connections)
         subscribed = sum(one.connected for one in self._pbxs.subscriptions)
-        return {**sources, HTTP: len(self._posting.connections), WEBSOCKET: subscribed}
+        return {TCP: 0, DIAL: 0, **sources, HTTP: posting, WEBSOCKET: subscribed}
 
     def _last_calls(self) -> Mapping[str, float]:
         try:

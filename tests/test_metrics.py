@@ -79,6 +79,12 @@ def test_the_figures_are_those_of_what_was_received(daemon: RunningDaemon) -> No
     assert any(name[0] == "cdrd_info" for name in found)
 
 
+def test_a_way_that_nobody_comes_by_has_no_connections(daemon: RunningDaemon) -> None:
+    found = figures(daemon)
+    ways = {name[1]: value for name, value in found.items() if name[0] == "cdrd_connections"}
+    assert ways == {"tcp": 0, "dial": 0, "http": 0, "websocket": 0}
+
+
 def test_a_pbx_that_was_silent_is_so_behind_a_restart(tmp_path: Path) -> None:
     (tmp_path / "cdr.sqlite3.silent").write_text('{"hq":"2024-03-06T11:00:00Z"}')
     with RunningDaemon(tmp_path, TABLES) as daemon:
