@@ -37,7 +37,7 @@ from cdrd.listen import Listener, cannot_listen
 from cdrd.log import LineWriter, Logger, set_level
 from cdrd.pbxs import Pbxs
 from cdrd.sender import Sender
-from cdrd.silence import SilenceWatch, last_calls
+from cdrd.silence import SilenceWatch
 from cdrd.source import DIAL, HTTP, TCP, WEBSOCKET
 from cdrd.store import Store
 from cdrd.stream import Totals
@@ -155,6 +155,7 @@ class Service:
         )
         self._intake.tell_gaps(self._pbxs)
         self._silence = SilenceWatch(store.path, log)
+        self.writer.when_restored = self._silence.last_calls.read_anew
         self._portals: dict[str, tuple[Portal, asyncio.Task[None]]] = {}
         self._http_port = 0
         self._control: asyncio.Server | None = None
@@ -325,6 +326,7 @@ class Service:
 
     def _reopened(self) -> None:
         self._pbxs.reopened()
+        self._silence.last_calls.read_anew()
 
     async def _keep_age(self) -> None:
         await purge.keep_age(self._store, self._log, lambda: self._config.database.max_age_days)
@@ -375,10 +377,10 @@ class Service:
 
     def _last_calls(self) -> Mapping[str, float]:
         try:
-            found = last_calls(self._store.path, self._silence.pbxs, datetime.now(UTC))
+            found = self._silence.last_calls.until(datetime.now(UTC))
         except sqlite3.Error:
             return {}  # the other figures are asked for all the more
-        return {pbx: began.timestamp() for pbx, began in found.items()}
+        return {pbx: found[pbx].timestamp() for pbx in self._silence.pbxs if pbx in found}
 
     def _sick(self) -> str:
         return f"nothing was committed for {STALLED_SECONDS:.0f} s" if self.stalled else ""

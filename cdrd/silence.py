@@ -17,6 +17,7 @@ from typing import Final
 import orjson
 
 from cdrd.database import open_reader
+from cdrd.last_calls import LOOK_BACK, LastCalls
 from cdrd.log import Logger
 from cdrd.period import spell_instant
 
@@ -28,9 +29,6 @@ WEEKS: Final = 2
 USUAL_CALLS: Final = 10
 """So many calls at the same hours of each of these weeks, and none now: that is no chance."""
 
-LOOK_BACK: Final = timedelta(days=8)
-"""A last call that is older is not looked for: its silence was told long ago."""
-
 
 class SilenceWatch:
     """Looks, every few minutes, for PBXs that have fallen silent against their own habit."""
@@ -39,20 +37,24 @@ class SilenceWatch:
         self._path = Path(f"{database}.silent")
         self.silent = _read_silent(self._path)  # PBX: when its last call began
         self.pbxs = pbxs
+        self.last_calls = LastCalls(database)
         self._database = database
         self._log = log
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        with contextlib.suppress(sqlite3.Error):  # who asks for the last calls waits the less
+            await asyncio.to_thread(self.last_calls.until, _now())
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             with contextlib.suppress(sqlite3.Error):  # the next look will tell
-                await self.look(datetime.fromtimestamp(time.time(), UTC))
+                await self.look(_now())
 
     async def look(self, now: datetime) -> None:
         """Tell of each PBX that is silent since the last look, or is heard again."""
         pbxs, known = self.pbxs, self.silent
-        found = await asyncio.to_thread(find_silent, self._database, pbxs, now, known)
+        last_calls = await asyncio.to_thread(self.last_calls.until, now)
+        found = await asyncio.to_thread(find_silent, self._database, pbxs, now, known, last_calls)
         for pbx, last_call in found.items():
             if pbx not in known:
                 self._log.warning(
@@ -70,6 +72,10 @@ class SilenceWatch:
                 await asyncio.to_thread(self._path.write_bytes, orjson.dumps(found))
 
 
+def _now() -> datetime:
+    return datetime.fromtimestamp(time.time(), UTC)
+
+
 def _read_silent(path: Path) -> dict[str, str]:
     """Return what the last run knew: calls tell it no longer after two weeks, or a purge."""
     try:
@@ -79,15 +85,12 @@ def _read_silent(path: Path) -> dict[str, str]:
     return known
 
 
-def last_calls(database: Path, pbxs: Sequence[str], now: datetime) -> dict[str, datetime]:
-    """Return when the last call of each PBX began, as far as it is no longer ago than 8 days."""
-    with contextlib.closing(open_reader(database)) as reader:
-        found = {pbx: _last_call(reader, pbx, now) for pbx in pbxs}
-    return {pbx: began for pbx, began in found.items() if began is not None}
-
-
 def find_silent(
-    database: Path, pbxs: Sequence[str], now: datetime, known: Mapping[str, str]
+    database: Path,
+    pbxs: Sequence[str],
+    now: datetime,
+    known: Mapping[str, str],
+    last_calls: Mapping[str, datetime],
 ) -> dict[str, str]:
     """Return the PBXs that are silent against their habit, and when their last call began.
 
@@ -97,7 +100,7 @@ def find_silent(
     silent = {}
     with contextlib.closing(open_reader(database)) as reader:
         for pbx in pbxs:
-            found = _last_call(reader, pbx, now)
+            found = last_calls.get(pbx)
             if pbx in known and (found is None or spell_instant(found) <= known[pbx]):
                 silent[pbx] = known[pbx]
                 continue
@@ -106,17 +109,6 @@ def find_silent(
             if all(_had_calls(reader, pbx, last - WEEK * n, now - WEEK * n) for n in weeks):
                 silent[pbx] = spell_instant(last)
     return silent
-
-
-def _last_call(reader: sqlite3.Connection, pbx: str, now: datetime) -> datetime | None:
-    query = """
-        SELECT started_at FROM call WHERE pbx = ? AND started_at BETWEEN ? AND ?
-        ORDER BY started_at DESC LIMIT 1
-    """  # a PBX whose clock is ahead shall not look silent, one that is a year ahead not alive
-    latest = now + timedelta(days=1)
-    found = reader.execute(query, (pbx, spell_instant(now - LOOK_BACK), spell_instant(latest)))
-    row = found.fetchone()
-    return None if row is None else datetime.fromisoformat(row[0])
 
 
 def _had_calls(reader: sqlite3.Connection, pbx: str, start: datetime, end: datetime) -> bool:

@@ -87,6 +87,8 @@ class Writer:
         self._attempts: deque[_Attempt] = deque()  # of the batches taken, in their order
         self._copying: asyncio.Task[None] | None = None  # the WAL, into the database
         self.failing = False
+        self.when_restored: Callable[[], object] = lambda: None
+        """Called after a commit with rows whose ``seq`` may lie behind others."""
 
     def wake(self) -> None:
         """Tell the writer that something waits."""
@@ -370,6 +372,8 @@ class Writer:
             raise
         self.calls.tell(committed.rows)
         self.calls.tell(committed.restored)
+        if committed.restored.count:
+            self.when_restored()
         return committed
 
     async def _checkpoint(self) -> None:

@@ -92,6 +92,7 @@ SHELL = {
     "http_listen",
     "intake",
     "kept",
+    "last_calls",
     "leg_request",
     "leg_store",
     "listen",

@@ -85,6 +85,28 @@ def test_a_way_that_nobody_comes_by_has_no_connections(daemon: RunningDaemon) ->
     assert ways == {"tcp": 0, "dial": 0, "http": 0, "websocket": 0}
 
 
+def test_the_last_call_is_the_newest_also_where_its_row_is_restored(tmp_path: Path) -> None:
+    lately = int(time.time()) - 3600
+    before = tmp_path / "before"
+    before.mkdir()
+    with RunningDaemon(before) as daemon:
+        send(daemon.port, new_cdr(1, started=lately), new_cdr(2, started=lately - 3600))
+        daemon.wait_for_calls(2)
+        daemon.stop()
+    exported = cdrd("export", "calls", "--db", daemon.database, "--format", "jsonl").stdout
+    with RunningDaemon(tmp_path, TABLES) as daemon:
+        daemon.wait_for("ready")
+        name = "cdrd_last_call_timestamp_seconds", "hq"
+        assert name not in figures(daemon)
+        line = tmp_path / "call.jsonl"
+        for text, began in zip(
+            reversed(exported.splitlines()), (lately - 3600, lately), strict=True
+        ):
+            line.write_text(text)
+            assert cdrd("import", "calls", "-c", daemon.config, line).returncode == 0
+            assert figures(daemon)[name] == began
+
+
 def test_a_pbx_that_was_silent_is_so_behind_a_restart(tmp_path: Path) -> None:
     (tmp_path / "cdr.sqlite3.silent").write_text('{"hq":"2024-03-06T11:00:00Z"}')
     with RunningDaemon(tmp_path, TABLES) as daemon:

@@ -11,10 +11,11 @@ import orjson
 import pytest
 
 from cdrd.batch import Batch
+from cdrd.last_calls import LastCalls
 from cdrd.log import LineWriter, make_logger
 from cdrd.row import commit
 from cdrd.schema import migrate
-from cdrd.silence import SilenceWatch, find_silent, last_calls
+from cdrd.silence import SilenceWatch, find_silent
 from tests.example import varied
 
 NOON = datetime(2024, 3, 6, 12, tzinfo=UTC)
@@ -53,7 +54,7 @@ def habit(*weeks: int, calls: int = 10, until: datetime = NOON) -> list[datetime
 
 
 def silent(database: Path, now: datetime = NOON, *pbxs: str) -> dict[str, str]:
-    return find_silent(database, pbxs or ("hq",), now, {})
+    return find_silent(database, pbxs or ("hq",), now, {}, LastCalls(database).until(now))
 
 
 def test_who_had_calls_at_these_hours_and_has_none_is_silent(database: Path) -> None:
@@ -97,12 +98,6 @@ def test_a_silence_of_weeks_is_still_one_while_there_is_a_habit(database: Path) 
     store(database, *habit(1, 2))
     assert silent(database) == {"hq": "2024-02-28T11:59:00Z"}
     assert silent(database, NOON + WEEK * 2) == {}  # by then silence is the habit
-
-
-def test_the_last_calls_are_told_as_far_as_they_are_of_interest(database: Path) -> None:
-    store(database, NOON - HOUR)
-    store(database, NOON - WEEK * 2, pbx="old")
-    assert last_calls(database, ["hq", "old", "gone"], NOON) == {"hq": NOON - HOUR}
 
 
 # What is told
