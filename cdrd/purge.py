@@ -48,6 +48,11 @@ class Purge(NamedTuple):
     tenant: str = ""  # this one's conference legs alone
 
     @property
+    def bound(self) -> str:
+        """What the spelling of every time before it sorts before, with milliseconds or without."""
+        return self.before.removesuffix("Z")
+
+    @property
     def tables(self) -> tuple[str, ...]:
         """The tables that it is about."""
         if self.tenant:
@@ -101,7 +106,7 @@ def count(connection: sqlite3.Connection, purge: Purge, table: str) -> int:
     found = _Table.of(table)
     where, origin = _origin(purge, found)
     query = f"SELECT count(*) FROM {table} WHERE {found.time} < ?{where}"  # noqa: S608 - our names
-    (rows,) = connection.execute(query, (purge.before, *origin)).fetchone()
+    (rows,) = connection.execute(query, (purge.bound, *origin)).fetchone()
     return int(rows)
 
 
@@ -115,7 +120,7 @@ def take_step(connection: sqlite3.Connection, purge: Purge, table: str, place: P
     """  # noqa: S608 - our names
     with _bounded_wal(connection):
         with transaction(connection):
-            rows = connection.execute(query, (*place, purge.before)).fetchall()
+            rows = connection.execute(query, (*place, purge.bound)).fetchall()
             wanted = purge.tenant or purge.pbx
             doomed = [(key,) for _, key, origin in rows if not wanted or origin == wanted]
             delete = f"DELETE FROM {table} WHERE {found.key} = ?"  # noqa: S608 - our names

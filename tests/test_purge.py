@@ -193,6 +193,19 @@ def test_legs_and_quarantine_have_their_own_time_and_origin(
     assert connection.execute("SELECT pbx FROM quarantine").fetchall() == [("branch",)]
 
 
+def test_what_came_in_the_second_of_the_end_or_later_stays(connection: sqlite3.Connection) -> None:
+    came = [f"2024-03-01T08:15:{second}Z" for second in ("13.999", "14.000", "14.339", "15.000")]
+    batch = Batch()
+    for received_at in came:
+        batch.add_quarantined(QuarantinedReport(received_at, "hq", "", "tcp", "why", b"{", 1))
+    commit(connection, batch, 0)
+    purge = Purge("2024-03-01T08:15:14Z")
+    assert count(connection, purge, "quarantined_report") == 1
+    assert purge_all(connection, purge, "quarantined_report") == [1]
+    left = connection.execute("SELECT received_at FROM quarantine ORDER BY id").fetchall()
+    assert left == [(received_at,) for received_at in came[1:]]
+
+
 def test_a_request_is_read_as_it_was_made() -> None:
     asked = (Purge("2024-01-01T00:00:00Z", pbx="hq"), "call", Place("2023", 7))
     assert read_request(make_request(*asked)) == asked
