@@ -17,7 +17,7 @@ from cdrd.sync import sync
 
 OF_A_DATABASE: Final = (
     *("", "-wal", "-shm", "-journal"),
-    *(".lock", ".control", ".logins", ".spool", ".spool.damaged"),
+    *(".lock", ".control", ".logins", ".silent", ".spool", ".spool.damaged"),
 )
 """What the names of a database's own files end with; the first of them are SQLite's."""
 

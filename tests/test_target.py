@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,10 @@ def test_a_databases_own_files_are_never_written_whatever_they_are_called(
     with pytest.raises(CannotWrite, match="belongs to"):
         check_apart([hard_link], database)
     check_apart([tmp_path / "cdr.sqlite3-2026-11-01", Path("-")], database)
+
+
+def test_each_file_that_we_put_beside_a_database_is_its_own() -> None:
+    package = Path(__file__).parent.parent / "cdrd"
+    text = "".join(path.read_text() for path in package.rglob("*.py"))
+    put = set(re.findall(r'Path\(f"\{(?:self\._)?database\}([^"{]+)"\)', text))
+    assert {".spool", ".logins", ".silent"} <= put <= {*OF_A_DATABASE}
