@@ -79,10 +79,10 @@ def _now() -> datetime:
 def _read_silent(path: Path) -> dict[str, str]:
     """Return what the last run knew: calls tell it no longer after two weeks, or a purge."""
     try:
-        known: dict[str, str] = orjson.loads(path.read_bytes())
+        known = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError):  # not there, or half written: it is told again
         return {}
-    return known
+    return known if isinstance(known, dict) else {}
 
 
 def find_silent(

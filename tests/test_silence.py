@@ -191,10 +191,11 @@ def test_a_restart_knows_it_at_once_and_does_not_tell_it_again(
     assert log.events() == ["pbx_silent", "pbx_heard"]
 
 
+@pytest.mark.parametrize("left", [b'{"hq":"2024', b"null"])
 def test_what_a_kill_has_left_half_written_is_found_anew(
-    database: Path, watch: SilenceWatch, log: Log
+    database: Path, watch: SilenceWatch, log: Log, left: bytes
 ) -> None:
-    Path(f"{database}.silent").write_bytes(b'{"hq":"2024')
+    Path(f"{database}.silent").write_bytes(left)
     watch = SilenceWatch(database, log.logger, ["hq"])
     assert watch.silent == {}
     look(watch, NOON)
