@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cdrd.columns import Kind, Layout
+from cdrd.formula import NUMBER, guarded
 
 END: Final = b"\r\n"
 
@@ -24,14 +25,11 @@ _BETWEEN: Final = b"\xff"
 
 _BACKSLASH: Final = b"\xfe"
 
-_RUNS: Final = rb'(?=[-=+@\\])(?!\\[^tnr])(?![-+]?[0-9]+(?:\.[0-9]+)?")'
-"""What a spreadsheet may run, as JSON has it: text that begins with one of ``= + - @``, a tab or a
-line break, but no number and no telephone number."""
+_RUNS: Final = rb"(?='*[-=+@\\])(?!'*\\[^tnr])(?!'*%b\")" % NUMBER.encode()
+"""What ``guarded`` changes, as JSON has it; a tab or a line break is an escape there."""
 
 _FORMULA: Final = (re.compile(rb',"' + _RUNS), b",\"'")
 _FORMULA_FIRST: Final = (re.compile(rb'\["' + _RUNS), b"[\"'")
-_FORMULA_TEXT: Final = re.compile(rb"(?![-+][0-9]+(?:\.[0-9]+)?\Z)[-=+@\t\n\r]")
-"""The same in a text that stands alone."""
 
 _ESCAPED: Final = {
     rb"\\": _BACKSLASH,  # first, so that no backslash is left that is not an escape
@@ -91,5 +89,5 @@ def _unescaped(text: bytes) -> bytes:
 def _quoted(texts: Sequence[bytes]) -> list[bytes]:
     """Double the quotation marks in texts."""
     if {text[:1] for text in texts} != {b"{"}:
-        texts = [b"'" + text if _FORMULA_TEXT.match(text) else text for text in texts]
+        texts = [guarded(text.decode()).encode() for text in texts]
     return _BETWEEN.join(texts).replace(b'"', b'""').split(_BETWEEN)

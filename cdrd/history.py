@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from cdrd.batch import Waiting
+from cdrd.formula import unguarded
 from cdrd.frame import PAYLOAD_BYTES, Broken
 from cdrd.report import SPELLINGS, ReleasedCall, read_row
 from cdrd.sender import Origin
@@ -193,7 +194,7 @@ class _Rows:
             return self._break(f"{len(cells)} cells, the first line names {named}")
         for _ in used:
             self._lines.popleft()
-        return cells
+        return list(map(unguarded, cells))
 
     def _texts(self, used: list[bytes]) -> Iterator[str]:
         """Hand out the lines that a row may have, and note which were asked for."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
+from cdrd.formula import unguarded
 from cdrd.frame import KIB
 from cdrd.leg import column_of, missing_columns
 
@@ -82,7 +83,7 @@ class PortalFile:
         if len(cells) != len(self.header):
             reason = f"{len(cells)} cells where the header has {len(self.header)}"
             return self._bad(number, taken, reason)
-        fields = dict(zip(self.header, cells, strict=True))
+        fields = dict(zip(self.header, map(unguarded, cells), strict=True))
         return Row(number, fields, "".join(taken))
 
     def _bad(self, number: int, taken: list[str], reason: str) -> BadRow:

@@ -21,6 +21,7 @@ import pytest
 from cdrd.columns import RECORDS, lay_out
 from cdrd.database import open_reader
 from cdrd.export import LIMIT, UNDATED, open_snapshot, pages
+from cdrd.leg import ConferenceLeg
 from cdrd.leg_store import Arrival, store_legs
 from cdrd.record import CallRecord
 from cdrd.selection import Selection
@@ -43,6 +44,15 @@ def fill(path: Path, records: Sequence[CallRecord]) -> Path:
 
     asyncio.run(store())
     return path
+
+
+def store_all(path: Path, legs: Sequence[ConferenceLeg]) -> None:
+    async def store() -> None:
+        opened = await Store.open(path)
+        await opened.run(store_legs, Arrival("video", NEW_YORK, 0, legs=legs))
+        await opened.close(0)
+
+    asyncio.run(store())
 
 
 @pytest.fixture(scope="module")
@@ -136,16 +146,32 @@ def test_a_history_with_the_pbxs_own_headings_is_imported_again(few: Path, tmp_p
     assert [tuple(row) for row in rows(other, same)] == [tuple(row) for row in rows(few, same)]
 
 
+def test_an_export_to_csv_imported_again_changes_nothing(tmp_path: Path) -> None:
+    names = ("@bob", "=9", "'=9", "'bob")
+    path = fill(
+        tmp_path / "cdr.sqlite3",
+        [varied(call_id=f"1505352615.{n}", caller=name) for n, name in enumerate(names)],
+    )
+    store_all(path, [leg(n, CallerName=name) for n, name in enumerate(names, start=1)])
+    views = ("calls", "conference_calls")
+    before = [list(map(tuple, rows(path, f"SELECT * FROM {view}"))) for view in views]
+    said = []
+    for kind, sender, zone in (
+        ("calls", "--pbx=hq", "Asia/Shanghai"),
+        ("conferences", "--portal=video", "America/New_York"),
+    ):
+        file = tmp_path / f"{kind}.csv"
+        cdrd("export", kind, "--db", path, "--header", "original", "-o", file)
+        imported = cdrd("import", kind, "--db", path, sender, "--timezone", zone, file)
+        said.append(imported.stderr.split(" quarantined")[0])
+    assert said == ["0 stored, 4 duplicates, 0", "0 stored, 0 updated, 4 unchanged, 0"]
+    assert [list(map(tuple, rows(path, f"SELECT * FROM {view}"))) for view in views] == before
+
+
 def test_conference_legs_are_exported_as_the_portal_names_them(tmp_path: Path) -> None:
     path = fill(tmp_path / "cdr.sqlite3", [])
     legs = (leg(1, CallerName="=1+1"), leg(2, **IN_PROGRESS), leg(3, TenantName="Sales"))
-
-    async def store() -> None:
-        opened = await Store.open(path)
-        await opened.run(store_legs, Arrival("video", NEW_YORK, 0, legs=legs))
-        await opened.close(0)
-
-    asyncio.run(store())
+    store_all(path, legs)
     exported = cdrd("export", "conferences", "--db", path, "--header", "original")
     assert exported.stderr == "3 conferences written\n"
     read = list(csv.DictReader(exported.stdout.splitlines()))
