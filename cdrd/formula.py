@@ -6,8 +6,8 @@ The rule that must stay true: what is taken off is what was put on, whatever the
 import re
 from typing import Final
 
-NUMBER: Final = r"[-+]?[0-9]+(?:\.[0-9]+)?"
-"""A number or a telephone number: nothing there to run."""
+NUMBER: Final = r"[-+]?[0-9]+(?:\.[0-9]+|(?: [0-9]+)+)?"
+"""A number or a telephone number, its groups of digits parted by blanks: nothing there to run."""
 
 # A text that has an apostrophe in front already gets another one, so that it keeps its own.
 _RUNS: Final = re.compile(rf"'*(?!{NUMBER}\Z)[-=+@\t\n\r]")

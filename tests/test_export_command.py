@@ -147,7 +147,7 @@ def test_a_history_with_the_pbxs_own_headings_is_imported_again(few: Path, tmp_p
 
 
 def test_an_export_to_csv_imported_again_changes_nothing(tmp_path: Path) -> None:
-    names = ("@bob", "=9", "'=9", "'bob")
+    names = ("@bob", "=9", "'=9", "'bob", "+49 30 1234")
     path = fill(
         tmp_path / "cdr.sqlite3",
         [varied(call_id=f"1505352615.{n}", caller=name) for n, name in enumerate(names)],
@@ -164,7 +164,7 @@ def test_an_export_to_csv_imported_again_changes_nothing(tmp_path: Path) -> None
         cdrd("export", kind, "--db", path, "--header", "original", "-o", file)
         imported = cdrd("import", kind, "--db", path, sender, "--timezone", zone, file)
         said.append(imported.stderr.split(" quarantined")[0])
-    assert said == ["0 stored, 4 duplicates, 0", "0 stored, 0 updated, 4 unchanged, 0"]
+    assert said == ["0 stored, 5 duplicates, 0", "0 stored, 0 updated, 5 unchanged, 0"]
     assert [list(map(tuple, rows(path, f"SELECT * FROM {view}"))) for view in views] == before
 
 
