@@ -12,12 +12,15 @@ from enum import Enum, auto
 from itertools import groupby
 from typing import Any, Final
 
+import orjson
+
 from cdrd import report
 from cdrd.batch import Waiting
+from cdrd.columns import RECORDS
 from cdrd.frame import KIB, Lines
 from cdrd.history import HistoryStream, read_header
 from cdrd.record import NotARecord
-from cdrd.restore import restore_exported, restore_logged
+from cdrd.restore import COLUMNS, restore_exported, restore_logged
 from cdrd.sender import Origin, Sender
 from cdrd.source import IMPORT
 from cdrd.stream import ReportStream, Totals, broken_text
@@ -30,6 +33,12 @@ HEAD_BYTES: Final = 64 * KIB
 MAX_LINE_BYTES: Final = 64 * KIB * KIB
 """An exported line has its report twice, as columns and as escaped text: three times the bytes of
 the longest report that a configuration allows, which is 16 MiB."""
+
+_CALL_IDS: Final = {"call_id", "callid"}
+_EXPORTED: Final = {
+    name for column in RECORDS["calls"].columns for name in (column.name, column.original)
+}
+"""What an export may call its columns."""
 
 _MAGIC_BYTES: Final = 32
 _NO_TEXT: Final = {*range(1, 9), *range(14, 32), 0xFE, 0xFF}
@@ -81,12 +90,32 @@ def open_capture(
         return HistoryStream(
             header, origin, peer=name, source=IMPORT, waiting=waiting, totals=totals
         )
+    if _tells_too_little(line.decode(errors="replace")):
+        raise NotImportable(
+            "is an export of cdrd that does not tell all of its calls: import one of --format jsonl"
+            " with every column and without --header original, or of --format csv with it"
+        )
     if b"{" not in text:
         raise NotImportable(
             "holds no call records: a history CSV begins with a line that names callid and"
             " timestart, anything else is JSON"
         )
     return CaptureStream(provenance, name=name, waiting=waiting, totals=totals)
+
+
+def _tells_too_little(line: str) -> bool:
+    """Tell whether a first line is of our own export, in a form that restores no call.
+
+    No PBX's report has our names alone: it names its event.
+    """
+    is_json = line.startswith("{")
+    try:
+        names = set(orjson.loads(line) if is_json else line.strip().split(","))
+    except orjson.JSONDecodeError:
+        return False
+    if is_json and names == set(COLUMNS):
+        return False
+    return names <= _EXPORTED and not names.isdisjoint(_CALL_IDS)
 
 
 class _Origin(Origin):

@@ -17,6 +17,7 @@ from cdrd.capture import (
     Provenance,
     open_capture,
 )
+from cdrd.columns import RECORDS, lay_out
 from cdrd.history import HistoryStream
 from cdrd.sender import Origin, Sender
 from cdrd.stream import ReportStream, Totals
@@ -124,6 +125,35 @@ def test_a_blank_file_holds_nothing(text: bytes) -> None:
 def test_what_holds_no_calls_is_refused_whole(head: bytes, reason: str) -> None:
     with pytest.raises(NotImportable, match=reason):
         hq(head)
+
+
+@pytest.mark.parametrize(
+    ("names", "original"),
+    [((), False), (("call_id", "started_at", "raw"), False), (("call_id", "raw"), True)],
+)
+def test_an_export_to_csv_that_is_no_history_is_refused_whole(
+    names: tuple[str, ...], original: bool
+) -> None:
+    header = ",".join(lay_out(RECORDS["calls"], names, original=original).headings)
+    with pytest.raises(NotImportable, match="import one of --format jsonl with every column"):
+        hq(f'{header}\r\n1,"{{""action"":""NewCdr""}}"\r\n'.encode())
+
+
+@pytest.mark.parametrize(
+    ("names", "original"),
+    [((), True), (("call_id", "started_at"), False), (("call_id", "started_at"), True)],
+)
+def test_exported_lines_that_do_not_tell_all_are_refused_whole(
+    names: tuple[str, ...], original: bool
+) -> None:
+    layout = lay_out(RECORDS["calls"], names, original=original)
+    told = exported(CALL)
+    line = {
+        heading: told[column.name]
+        for column, heading in zip(layout.columns, layout.headings, strict=True)
+    }
+    with pytest.raises(NotImportable, match="import one of --format jsonl with every column"):
+        hq(lines(line, line))
 
 
 def test_an_export_of_conferences_is_sent_to_its_own_command() -> None:
