@@ -220,6 +220,22 @@ def test_a_file_that_fails_keeps_no_other_from_it(tmp_path: Path, database: Path
     assert said[2] == "1 stored, 0 updated, 0 unchanged, 0 quarantined"
 
 
+def test_an_export_of_several_portals_is_not_taken_for_one_portals(
+    tmp_path: Path, database: Path
+) -> None:
+    for portal in ("old", "new"):
+        file = write(tmp_path, export([row(1, CallerName=f"of {portal}")]))
+        imported(database, file, "--portal", portal)
+    before = legs(database)
+    both, one = tmp_path / "both.csv", tmp_path / "one.csv"
+    cdrd("export", "conferences", "--db", database, "-o", both)
+    cdrd("export", "conferences", "--db", database, "-o", one, "--portal", "old")
+    said = imported(database, both, one, status=1)
+    assert said[0].startswith(f"{both}: line 3 is of portal 'new', not of 'old': import each")
+    assert said[1] == "0 stored, 0 updated, 1 unchanged, 0 quarantined"
+    assert legs(database) == before
+
+
 def test_a_file_that_is_cut_off_fails(tmp_path: Path, database: Path) -> None:
     whole = gzip.compress(export(row(call_id) for call_id in range(1, 100)))
     said = imported(database, write(tmp_path, whole[:-20], "cut.csv.gz"), status=1)

@@ -43,6 +43,9 @@ SLICE_BYTES: Final = 256 * KIB
 """
 
 REASONS_SHOWN: Final = 10
+PORTAL_COLUMN: Final = "portal"
+"""No portal's own export has it: ours does, and different portals have the same CallIDs."""
+
 GZIP_MAGIC: Final = b"\x1f\x8b"
 
 EPILOG: Final = """\
@@ -252,8 +255,15 @@ def _arrival(source: _Source, legs: list[ConferenceLeg], bad: list[QuarantinedRe
 
 
 def _leg_or_reason(row: Row | BadRow, source: _Source) -> ConferenceLeg | str:
+    """Make a row's leg. Raises PortalFileError where our own export says that it is another's."""
     if isinstance(row, BadRow):
         return row.reason
+    told = row.fields.get(PORTAL_COLUMN, source.portal)
+    if told != source.portal:
+        raise PortalFileError(
+            f"line {row.line} is of portal {told!r}, not of {source.portal!r}: import each portal's"
+            " legs by themselves, as cdrd export conferences --portal NAME writes them"
+        )
     try:
         return make_leg(row.fields, portal=source.portal, zone=source.zone)
     except NotALeg as error:
