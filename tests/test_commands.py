@@ -314,6 +314,32 @@ def test_follow_goes_on_over_a_restart_of_the_daemon(tmp_path: Path) -> None:
         assert [line["seq"] for line in follower.read(1)] == [2]
 
 
+def put_in_place(replacement: Path, database: Path, *, over: bool) -> None:
+    """Put a backup back as the README says; ``over``: into the file that is there."""
+    if over:
+        database.write_bytes(replacement.read_bytes())
+    else:
+        replacement.replace(database)
+    for ending in ("-wal", "-shm"):
+        Path(f"{database}{ending}").unlink()
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_follow_goes_on_with_the_database_that_takes_the_place(tmp_path: Path, over: bool) -> None:
+    database = filled(tmp_path, calls(1))
+    older = tmp_path / "older.sqlite3"
+    assert cdrd("backup", "--db", database, older).returncode == 0
+    filled(tmp_path, calls(2))
+    with following("--db", database) as follower:
+        assert [line["seq"] for line in follower.read(2)] == [1, 2]
+        put_in_place(older, database, over=over)
+        assert follower.process.stderr is not None
+        assert follower.process.stderr.readline().endswith(b"goes on behind 1\n")
+        filled(tmp_path, calls(3))
+        filled(tmp_path, calls(4))
+        assert follower.read(2) == [dict(row) for row in rows(database)][1:]
+
+
 def test_follow_ends_quietly_when_its_reader_leaves_or_it_is_interrupted(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path) as daemon:
         send(daemon.port, calls(1))

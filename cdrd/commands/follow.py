@@ -1,9 +1,11 @@
 """``cdrd follow``: stored calls as JSON lines, then each new one as it is committed."""
 
 import argparse
+import contextlib
 import sqlite3
 import sys
 import time
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -42,22 +44,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Follow until interrupted."""
     path = database_path(arguments)
     try:
-        reader = open_reader(path)
-        check_tables(reader)
-        _follow(reader, arguments.since, arguments.pbx)
+        _follow(path, arguments.since, arguments.pbx)
     except (sqlite3.Error, NotOurDatabase) as error:
         print(f"cdrd follow: {path}: {error}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_DONE
 
 
-def _follow(reader: sqlite3.Connection, since: int, pbx: str | None) -> None:
+def _follow(path: Path, start: int, pbx: str | None) -> None:
     """Print what is there; then look whenever another connection has committed.
 
     Between the pages no transaction is open, so that the WAL is never pinned.
     """
+    files, reader = _files(path), _open(path)
+    since = start
     seen: int | None = None
     while True:
+        if (found := _files(path)) != files:
+            reader.close()  # first: SQLite shares what it has open of a file that was written over
+            files, reader = found, _reopen(path)
+            shown, seen = since, None
+            since = max(start, min(shown, _last(reader)))
+            if since < shown:
+                remark = f"cdrd follow: {path}: is an older one now, and goes on behind {since}"
+                print(remark, file=sys.stderr)
         (version,) = reader.execute("PRAGMA data_version").fetchone()
         if version == seen:
             time.sleep(POLL_SECONDS)
@@ -69,6 +79,38 @@ def _follow(reader: sqlite3.Connection, since: int, pbx: str | None) -> None:
                 if pbx in (None, row["pbx"]):
                     sys.stdout.buffer.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             sys.stdout.buffer.flush()
+
+
+def _files(path: Path) -> list[tuple[int, int] | None]:
+    """Tell the database's files from those that take their place, as when a backup is put back."""
+    return [_file(Path(f"{path}{ending}")) for ending in ("", "-wal")]
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    reader = open_reader(path)
+    check_tables(reader)
+    return reader
+
+
+def _reopen(path: Path) -> sqlite3.Connection:
+    """Wait until what is to take the database's place is there, and can be read."""
+    while True:
+        with contextlib.suppress(sqlite3.Error, NotOurDatabase):
+            return _open(path)
+        time.sleep(POLL_SECONDS)
+
+
+def _last(reader: sqlite3.Connection) -> int:
+    (last,) = reader.execute("SELECT ifnull(max(seq), 0) FROM calls").fetchone()
+    return int(last)
 
 
 def _read_page(reader: sqlite3.Connection, since: int) -> list[dict[str, Any]]:
