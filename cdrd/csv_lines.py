@@ -1,7 +1,7 @@
 """Turns rows that SQLite has rendered as JSON into lines of CSV, a page of them at a time.
 
-The rule that must stay true: a reader of CSV gets each text back as it was, but for the apostrophe
-before one that a spreadsheet would run as a formula.
+The rule that must stay true: a reader of CSV gets each text back as it was, but for the
+apostrophes before what a spreadsheet would run as a formula; ``cdrd.formula`` has their rule.
 
 RFC 4180: CRLF, UTF-8, text always in quotes, an absent value is an empty cell.
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cdrd.columns import Kind, Layout
-from cdrd.formula import NUMBER, guarded
+from cdrd.formula import CUTS, NUMBER, RUNS
 
 END: Final = b"\r\n"
 
@@ -26,10 +26,15 @@ _BETWEEN: Final = b"\xff"
 _BACKSLASH: Final = b"\xfe"
 
 _RUNS: Final = rb"(?='*[-=+@\\])(?!'*\\[^tnr])(?!'*%b\")" % NUMBER.encode()
-"""What ``guarded`` changes, as JSON has it; a tab or a line break is an escape there."""
+"""What ``guarded`` changes at the beginning, as JSON has it; a tab or a line break is an escape."""
 
 _FORMULA: Final = (re.compile(rb',"' + _RUNS), b",\"'")
 _FORMULA_FIRST: Final = (re.compile(rb'\["' + _RUNS), b"[\"'")
+_FORMULA_TEXT: Final = re.compile(rf"'*(?:[\t\n\r]|(?!{NUMBER}\Z){RUNS})".encode())
+"""The same in a text that stands alone."""
+
+_FORMULA_WITHIN: Final = re.compile(rf"{CUTS}(?='*(?!{NUMBER}(?:\"(?!\")|\xff|\Z)){RUNS})".encode())
+"""What ``guarded`` changes within a text, whose quotation marks are doubled already."""
 
 _ESCAPED: Final = {
     rb"\\": _BACKSLASH,  # first, so that no backslash is left that is not an escape
@@ -76,7 +81,7 @@ class CsvLines:
         text = text.replace(b',""', b",")
         if b"\\" in text:
             text = _unescaped(text)
-        return text[1:-1].split(b"]" + _BETWEEN + b"[")
+        return _guarded_within(text)[1:-1].split(b"]" + _BETWEEN + b"[")
 
 
 def _unescaped(text: bytes) -> bytes:
@@ -89,5 +94,12 @@ def _unescaped(text: bytes) -> bytes:
 def _quoted(texts: Sequence[bytes]) -> list[bytes]:
     """Double the quotation marks in texts."""
     if {text[:1] for text in texts} != {b"{"}:
-        texts = [guarded(text.decode()).encode() for text in texts]
-    return _BETWEEN.join(texts).replace(b'"', b'""').split(_BETWEEN)
+        texts = [b"'" + text if _FORMULA_TEXT.match(text) else text for text in texts]
+    return _guarded_within(_BETWEEN.join(texts).replace(b'"', b'""')).split(_BETWEEN)
+
+
+def _guarded_within(text: bytes) -> bytes:
+    """Put apostrophes into texts; a page that is never cut, as most are, costs a search alone."""
+    if any(cut in text for cut in b";\n\r"):
+        return _FORMULA_WITHIN.sub(rb"\g<0>'", text)
+    return text

@@ -19,7 +19,7 @@ from tests.example import varied
 
 CALLS = RECORDS["calls"]
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+|( [0-9]+)+)?", re.ASCII)
-SIGNS = "=+-@\t\r\n\"\\,][{} '0"
+SIGNS = "=+-@;\t\r\n\"\\,][{} '0"
 TEXT = st.one_of(
     st.text(SIGNS, max_size=8),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
@@ -55,12 +55,17 @@ def read(text: str) -> list[list[str]]:
 
 def harmless(value: object) -> str:
     """What the cell of a value is to be, said another way than in the code."""
-    text = "" if value is None else str(value)
-    bare = text.lstrip("'")
-    runs = bare.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
-    if isinstance(value, int) or not runs or NUMBER.fullmatch(bare):
-        return text
-    return f"'{text}"
+    if value is None or isinstance(value, int):
+        return "" if value is None else str(value)
+    *pieces, last = re.split(r"(?<=[;\r\n])", str(value))
+    cells = [f"'{piece}" if runs(piece) else piece for piece in pieces]
+    cells.append(f"'{last}" if runs(last) and not NUMBER.fullmatch(last.lstrip("'")) else last)
+    begins = cells[0].lstrip("'").startswith(("\t", "\r", "\n"))
+    return ("'" if begins else "") + "".join(cells)
+
+
+def runs(piece: str) -> bool:
+    return piece.lstrip("'").startswith(("=", "+", "-", "@"))
 
 
 @given(
@@ -86,7 +91,18 @@ def test_every_text_comes_back_whatever_the_columns(
 @pytest.mark.parametrize("name", ["caller", "raw"])
 @pytest.mark.parametrize(
     "text",
-    ["=1+1", "+cmd|' /C calc'!A0", "@SUM(A1)", "-2+3", "\t=1", "\r=1", "+49-30-123", "=", "+"],
+    [
+        "=1+1",
+        "+cmd|' /C calc'!A0",
+        "@SUM(A1)",
+        "-2+3",
+        "\t1",
+        "\r1",
+        "+49-30-123",
+        "+49;1",
+        "=",
+        "+",
+    ],
 )
 def test_a_formula_gets_an_apostrophe_in_every_place(
     table: sqlite3.Connection, name: str, text: str
@@ -95,6 +111,28 @@ def test_a_formula_gets_an_apostrophe_in_every_place(
     for columns in ((name,), (name, "seq"), ("seq", name), ("seq", name, "callee")):
         cells = read(lines(table, *columns))[1]
         assert cells[columns.index(name)] == f"'{text}"
+
+
+@pytest.mark.parametrize("name", ["caller", "raw"])
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("x;=1+1;", "x;'=1+1;"),
+        ("x\r\n=1", "x\r\n'=1"),
+        ("\r=1", "'\r'=1"),
+        ("x;'=1", "x;''=1"),
+        ("x;+49;y", "x;'+49;y"),
+        ("x;+49", "x;+49"),
+        ('x;+49"', "x;'+49\""),
+        ('{"a":"x;=1"}', '{"a":"x;\'=1"}'),
+    ],
+)
+def test_so_does_one_that_a_spreadsheet_finds_where_it_cuts_a_text(
+    table: sqlite3.Connection, name: str, text: str, cell: str
+) -> None:
+    insert(table, [varied(caller=text, raw=text)])
+    for columns in ((name,), (name, "seq"), ("seq", name), ("seq", name, "callee")):
+        assert read(lines(table, *columns))[1][columns.index(name)] == cell
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,15 @@ def test_libreoffice_runs_no_cell_of_csv_as_it_opens_one_by_itself(tmp_path: Pat
     assert "table:formula" not in opened
 
 
+def test_libreoffice_runs_no_cell_of_csv_where_it_goes_by_semicolons(tmp_path: Path) -> None:
+    texts = ("x;=1+1;", "x\n=1+1\n", "\r=1+1\r", "x;+1+1;")
+    rows = [(seq, text, *ROWS[0][2:-1], f'{{"a":"{text}"}}') for seq, text in enumerate(texts)]
+    by_semicolons = "--infilter=CSV:59,34,76,1,,0,false,true,false,false,false,-1,true"
+    opened = convert(made("csv", tmp_path, csv_rows(rows)), "fods", by_semicolons).read_text()
+    assert "&apos;=1+1" in opened
+    assert "table:formula" not in opened
+
+
 def test_python_reads_csv_as_libreoffice_does(tmp_path: Path) -> None:
     path = made("csv", tmp_path, csv_rows(ROWS))
     with path.open(newline="", encoding="utf-8") as file:

@@ -14,6 +14,12 @@ from cdrd.formula import guarded, unguarded
         ("@bob", "'@bob"),
         ("+1-2", "'+1-2"),
         ("\t=1", "'\t=1"),
+        ("\r=1", "'\r'=1"),
+        ("two\r\nlines", "two\r\nlines"),
+        ("x;=1+1;", "x;'=1+1;"),
+        ("x;'=1;y", "x;''=1;y"),
+        ("x;+49", "x;+49"),
+        ("+49;x", "'+49;x"),
         ("'=9", "''=9"),
         ("'bob", "'bob"),
         ("'-1", "'-1"),
@@ -29,6 +35,6 @@ def test_what_would_be_run_gets_an_apostrophe_and_loses_it_again(text: str, cell
     assert unguarded(cell) == text
 
 
-@given(st.one_of(st.text(), st.text("'=+-@\t\r\n 01.a")))
+@given(st.one_of(st.text(), st.text("'=+-@;\t\r\n 01.a")))
 def test_every_text_comes_back_as_it_was(text: str) -> None:
     assert unguarded(guarded(text)) == text

@@ -380,14 +380,15 @@ def in_columns(line: str, heading: str) -> list[str]:
 
 
 def test_what_a_name_holds_neither_commands_a_terminal_nor_is_run(tmp_path: Path) -> None:
-    names = ("\x1b[31mred", "=1+1", "+4930123", SCRIPT, "a,b")
+    names = ("\x1b[31mred", "=1+1", "=123", "@12", "x;=1+1;", "+4930123", SCRIPT, "a,b")
     rung = [{"destination_trunk": name} for name in names]
     asked = ("--db", filled(tmp_path, *rung), "--by", "trunk")
     shown = report(*asked)
     assert "\x1b" not in shown.stdout
     assert "\\x1b[31mred" in shown.stdout
     listed = list(csv.reader(io.StringIO(report(*asked, "--format", "csv").stdout)))
-    assert {"'=1+1", "+4930123", SCRIPT, "a,b"} < {row[0] for row in listed}
+    cells = {"'=1+1", "'=123", "'@12", "x;'=1+1;", "+4930123", SCRIPT, "a,b"}
+    assert cells < {row[0] for row in listed}
     assert set(groups(*asked)) == set(names)
     page = parsed(report(*asked, "--format", "html").stdout)
     assert SCRIPT in [row[0] for row in page.rows]

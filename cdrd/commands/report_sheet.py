@@ -11,6 +11,7 @@ from typing import Final
 import orjson
 
 from cdrd.commands.tables import table_text
+from cdrd.formula import guarded
 from cdrd.traffic import Traffic
 
 FIGURES: Final = (
@@ -28,8 +29,6 @@ FIGURES: Final = (
 TOTAL: Final = "total"
 NAMELESS: Final = "(none)"
 """How people are shown the group of records without a trunk, or whatever it is."""
-
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +80,8 @@ def sheet_csv(sheet: Sheet) -> str:
     writer.writerow(["group", *FIGURES])
     for group, figures in (*sheet.traffic.groups.items(), (TOTAL, sheet.traffic.total)):
         row = figures.row()
-        writer.writerow([_cell(group), *(spell(row[figure]) for figure in FIGURES)])
+        writer.writerow([guarded(group or ""), *(spell(row[figure]) for figure in FIGURES)])
     return text.getvalue()
-
-
-def _cell(group: str | None) -> str:
-    """Keep a spreadsheet from running a name as a formula; a number stays as it is."""
-    name = group or ""
-    is_formula = name.startswith(_FORMULA) and not name[1:].isdecimal()
-    return f"'{name}" if is_formula else name
 
 
 def sheet_json(sheet: Sheet) -> str:
