@@ -168,6 +168,20 @@ def test_an_export_to_csv_imported_again_changes_nothing(tmp_path: Path) -> None
     assert [list(map(tuple, rows(path, f"SELECT * FROM {view}"))) for view in views] == before
 
 
+def test_a_leg_of_the_later_pass_of_a_repeated_hour_comes_back_from_csv(tmp_path: Path) -> None:
+    path, other = (fill(tmp_path / f"{name}.sqlite3", []) for name in ("cdr", "other"))
+    later = {"JoinTime": "2024-11-03 01:10:00-05:00", "LeaveTime": "2024-11-03 01:20:00-05:00"}
+    store_all(path, [leg(1, **later)])
+    file = tmp_path / "legs.csv"
+    cdrd("export", "conferences", "--db", path, "-o", file)
+    zone = ("--timezone", "America/New_York")
+    imported = cdrd("import", "conferences", "--db", other, "--portal", "video", *zone, file)
+    assert imported.stderr == "1 stored, 0 updated, 0 unchanged, 0 quarantined\n"
+    query = "SELECT * FROM conference_calls"
+    [kept], [found] = rows(path, query), rows(other, query)
+    assert (kept["join_time"], tuple(found)) == ("2024-11-03T06:10:00Z", tuple(kept))
+
+
 def test_conference_legs_are_exported_as_the_portal_names_them(tmp_path: Path) -> None:
     path = fill(tmp_path / "cdr.sqlite3", [])
     legs = (leg(1, CallerName="=1+1"), leg(2, **IN_PROGRESS), leg(3, TenantName="Sales"))
