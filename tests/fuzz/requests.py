@@ -113,7 +113,7 @@ def check_answer(answer: bytes) -> None:
     assert _errno(said) or str(said["status"]).strip().lower() == "success"
     assert isinstance(errcode_of(said), int)
     assert len(spell_error(said)) < KIB
-    rows = _rows(said)
+    rows = [row for row in _rows(said) or [] if isinstance(row, dict)]
     if rows:
         with suppress(Unreachable):
             assert display_formats(rows)
