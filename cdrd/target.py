@@ -51,13 +51,14 @@ def check_free(paths: Sequence[Path], *, replace: bool) -> None:
 def check_apart(paths: Sequence[Path], database: Path) -> None:
     """Raise CannotWrite where one of the files is the database's own, by whatever name."""
     own = [Path(f"{os.path.realpath(database)}{ending}") for ending in OF_A_DATABASE]
-    there = {_identity(file) for file in own} - {None}
+    there = {identity(file) for file in own} - {None}
     for path in paths:
-        if Path(os.path.realpath(path)) in own or _identity(path) in there:
+        if Path(os.path.realpath(path)) in own or identity(path) in there:
             raise CannotWrite(f"{path} belongs to {database}, which is read: name another file")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tell a file from any other, by whatever name; None where it cannot be looked at."""
     try:
         status = path.stat()
     except OSError:

@@ -15,6 +15,7 @@ from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.record import MAX_INTEGER
 from cdrd.schema import NotOurDatabase, check_tables
+from cdrd.target import identity
 
 POLL_SECONDS: Final = 0.05
 PAGE_ROWS: Final = 1000
@@ -83,15 +84,7 @@ def _follow(path: Path, start: int, pbx: str | None) -> None:
 
 def _files(path: Path) -> list[tuple[int, int] | None]:
     """Tell the database's files from those that take their place, as when a backup is put back."""
-    return [_file(Path(f"{path}{ending}")) for ending in ("", "-wal")]
-
-
-def _file(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+    return [identity(Path(f"{path}{ending}")) for ending in ("", "-wal")]
 
 
 def _open(path: Path) -> sqlite3.Connection:
