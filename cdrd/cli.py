@@ -102,7 +102,8 @@ MODULES: Final = {"import": "importing"}
 
 
 UNTIL_INTERRUPTED: Final = ("serve", "demo", "follow", "simulate")
-"""The commands that have no other end, or whose work is whole at any moment."""
+"""The commands that have no other end, or whose work is whole at any moment; ``simulate load`` is
+neither, and says itself that it was interrupted."""
 
 
 UNWRITTEN: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -247,6 +248,30 @@ async def test_the_command_prints_what_it_sent() -> None:
     assert (summary["reports"], summary["events"]) == (500, 500)
     assert summary["bytes"] == sum(map(len, sink.connections))
     assert len(set(sink.call_ids())) == 500
+
+
+@pytest.mark.asyncio
+async def test_an_interrupted_load_says_that_not_all_was_sent() -> None:
+    begun = asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        begun.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server:
+        address = format_address(*server.sockets[0].getsockname())
+        command = ("-m", "cdrd", "simulate", "load", address, "--rate", "1", "--connections", "1")
+        program = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        await begun.wait()
+        program.send_signal(signal.SIGINT)
+        told = await program.communicate()
+    assert told == (b"", b"interrupted before all was sent\n")
+    assert program.returncode == 1
 
 
 @pytest.mark.asyncio
