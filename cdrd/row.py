@@ -102,18 +102,6 @@ def commit(connection: sqlite3.Connection, batch: Batch, logged_seq: int) -> Out
         return _commit(connection, batch, logged_seq, _insert_each)
 
 
-def add_quarantined_once(
-    connection: sqlite3.Connection, reports: Sequence[QuarantinedReport]
-) -> int:
-    """Put into quarantine what a file holds (source ``import``); return how much of it was new.
-
-    The same bytes of the same PBX are there once, however often the file is imported: a commit of
-    a ``Batch`` sees to that likewise.
-    """
-    with transaction(connection):
-        return len(insert_quarantined(connection, reports))
-
-
 def insert_quarantined(
     connection: sqlite3.Connection,
     reports: Sequence[QuarantinedReport],

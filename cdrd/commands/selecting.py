@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, tzinfo
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
 
 from cdrd.commands.arguments import Usage, add_database_arguments, existing, text
 from cdrd.commands.zones import add_timezone_argument, zone_of
@@ -17,10 +16,8 @@ from cdrd.config import Config, Pbx, Portal, find_config, load_config
 from cdrd.database import open_reader
 from cdrd.period import NotATime, lacks_offset, make_period
 from cdrd.schema import NotOurDatabase, check_tables
-from cdrd.selection import CALLS, CONFERENCES, Selection
+from cdrd.selection import Selection
 from cdrd.store import StoreUnusable
-
-VIEWS: Final = {"calls": CALLS, "conferences": CONFERENCES}
 
 
 def add_selection_arguments(parser: argparse.ArgumentParser, records: str) -> None:
