@@ -52,8 +52,8 @@ class _Clock:
 class ClockWatch:
     """The clocks of all configured PBXs; ``zones``: the time zone of each, by its name."""
 
-    def __init__(self, zones: Mapping[str, tzinfo] | None = None) -> None:
-        self.zones = zones or {}
+    def __init__(self) -> None:
+        self.zones: Mapping[str, tzinfo] = {}
         self._clocks: defaultdict[str, _Clock] = defaultdict(_Clock)
 
     def look(self, records: Iterable[CallRecord]) -> list[Jump]:

@@ -6,7 +6,7 @@ offered counts as nothing; where a login refuses us, no other is tried.
 
 from cdrd.login_guard import LoginGuard
 from cdrd.p_series import PSeriesApi
-from cdrd.pbx_api import Account, Family, Limits, NotOffered, Trust
+from cdrd.pbx_api import Account, Family, NotOffered, Trust
 from cdrd.s_series import SSeriesApi
 
 
@@ -18,7 +18,6 @@ async def open_history(
     family: Family = "",
     *,
     held: SSeriesApi | PSeriesApi | None = None,
-    limits: Limits | None = None,
 ) -> SSeriesApi | PSeriesApi:
     """Return the API that a PBX's history is fetched from; close it in the end.
 
@@ -28,8 +27,8 @@ async def open_history(
 
     Raises Unreachable, LoginRefused, NotOffered; for the password's file OSError and ValueError.
     """
-    s_series = SSeriesApi(base, account, trust, guard, limits=limits)
-    p_series = PSeriesApi(base, account, trust, guard, limits=limits)
+    s_series = SSeriesApi(base, account, trust, guard)
+    p_series = PSeriesApi(base, account, trust, guard)
     for api in (s_series, p_series):
         if held is not None and (api.base, account.username) == (held.base, held.account.username):
             return held

@@ -204,14 +204,12 @@ def make_logger(
     console: bool = False,
     journal: bool = False,
     level: str = "info",
-    number_rule: NumberRule = str,
 ) -> Logger:
     """Make the daemon's logger. A ``call_released`` event carries a batch: a line for each row.
 
-    The level and the rule are the writer's from then on, where they may be changed.
+    The level and the rule for numbers are the writer's, where they may be changed.
     """
     set_level(writer, level)
-    writer.number_rule = number_rule
     form = _ConsoleLines() if console else _JsonLines(journal=journal)
     logger: Logger = structlog.wrap_logger(
         _Output(writer),

@@ -21,7 +21,6 @@ from cdrd.login_guard import LoginGuard
 from cdrd.pbx_api import (
     MIB,
     Account,
-    Limits,
     LoginRefused,
     NotOffered,
     Trust,
@@ -52,14 +51,13 @@ class PSeriesApi:
         trust: Trust,
         guard: LoginGuard,
         *,
-        limits: Limits | None = None,
         page_rows: int = PAGE_ROWS,
     ) -> None:
         self.base = base.rstrip("/").removesuffix(API)
         self.account = account
         self._guard = guard
         self._page_rows = page_rows
-        self._web = WebSession(self.base, trust, headers={"User-Agent": "OpenAPI"}, limits=limits)
+        self._web = WebSession(self.base, trust, headers={"User-Agent": "OpenAPI"})
         self._token = ""
         self._refresh_token = ""
         self._turn = asyncio.Lock()

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from cdrd.login_guard import LoginGuard
-from cdrd.pbx_api import Account, Limits, LoginRefused, NotOffered, Trust, Unreachable
+from cdrd.pbx_api import Account, LoginRefused, NotOffered, Trust, Unreachable
 from cdrd.report import spelt
 from cdrd.web_session import WebSession
 
@@ -63,7 +63,6 @@ class SSeriesApi:
         guard: LoginGuard,
         *,
         announced: Announced | None = None,
-        limits: Limits | None = None,
     ) -> None:
         settled = _BASE.fullmatch(base.rstrip("/"))
         self.base = settled["base"] if settled else base.rstrip("/")
@@ -72,7 +71,7 @@ class SSeriesApi:
         self._versions = (settled["version"],) if settled else API_VERSIONS
         self._guard = guard
         self._announced = announced
-        self._web = WebSession(self.base, trust, headers={"User-Agent": "cdrd"}, limits=limits)
+        self._web = WebSession(self.base, trust, headers={"User-Agent": "cdrd"})
         self._token = ""
         self.logins = 0
 

@@ -31,12 +31,12 @@ USUAL_CALLS: Final = 10
 
 
 class SilenceWatch:
-    """Looks, every few minutes, for PBXs that have fallen silent against their own habit."""
+    """Looks, every few minutes, which of ``pbxs`` have fallen silent against their own habit."""
 
-    def __init__(self, database: Path, log: Logger, pbxs: Sequence[str] = ()) -> None:
+    def __init__(self, database: Path, log: Logger) -> None:
         self._path = Path(f"{database}.silent")
         self.silent = _read_silent(self._path)  # PBX: when its last call began
-        self.pbxs = pbxs
+        self.pbxs: Sequence[str] = ()
         self.last_calls = LastCalls(database)
         self._database = database
         self._log = log

@@ -44,7 +44,8 @@ def record(
 
 def watch(*commits: list[CallRecord]) -> list[Jump]:
     """What is said in all of some commits."""
-    clocks = ClockWatch({"hq": BERLIN, "shop": ZoneInfo("UTC")})
+    clocks = ClockWatch()
+    clocks.zones = {"hq": BERLIN, "shop": ZoneInfo("UTC")}
     said: list[Jump] = []
     for records in commits:
         said += clocks.look(records)

@@ -140,7 +140,7 @@ class Bench:
                 self.totals,
                 log=log,
                 lines=self.lines,
-                clocks=ClockWatch({}),
+                clocks=ClockWatch(),
                 grouping=BatchTable(),
                 room_made=lambda: None,
             ),

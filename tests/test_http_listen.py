@@ -673,7 +673,7 @@ async def opened(
         totals,
         log=log,
         lines=lines,
-        clocks=ClockWatch({}),
+        clocks=ClockWatch(),
         grouping=BatchTable(),
         room_made=intake.room_made,
     )

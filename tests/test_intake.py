@@ -80,7 +80,7 @@ async def opened(path: Path, keeper: Keeper | None = None) -> AsyncIterator[Benc
         totals,
         log=log,
         lines=lines,
-        clocks=ClockWatch({}),
+        clocks=ClockWatch(),
         grouping=BatchTable(),
         room_made=intake.room_made,
     )

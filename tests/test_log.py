@@ -65,7 +65,8 @@ def out(tmp_path: Path) -> Iterator[Out]:
 
 
 def logger(out: Out, numbers: str = "full", level: str = "info") -> Logger:
-    return make_logger(out.lines, level=level, number_rule=number_rule(numbers, KEY))
+    out.lines.number_rule = number_rule(numbers, KEY)
+    return make_logger(out.lines, level=level)
 
 
 # Lines.
@@ -127,7 +128,8 @@ def test_nothing_in_a_field_makes_a_line_of_its_own(out: Out, text: str, *, jour
 @pytest.mark.parametrize("numbers", ["full", "masked", "hashed"])
 @pytest.mark.parametrize("console", [False, True])
 def test_a_pin_code_never_appears(out: Out, numbers: str, *, console: bool) -> None:
-    log = make_logger(out.lines, console=console, number_rule=number_rule(numbers, KEY))
+    out.lines.number_rule = number_rule(numbers, KEY)
+    log = make_logger(out.lines, console=console)
     log_calls(log, out.lines, rows_of([(1, CALL)]))
     assert "1505352615.274" in out.text()
     assert "4711" not in out.text()

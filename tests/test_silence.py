@@ -129,11 +129,17 @@ def log(tmp_path: Path) -> Iterator[Log]:
     log.file.close()
 
 
+def a_watch(database: Path, log: Log) -> SilenceWatch:
+    watch = SilenceWatch(database, log.logger)
+    watch.pbxs = ["hq"]
+    return watch
+
+
 @pytest.fixture
 def watch(database: Path, log: Log) -> SilenceWatch:
     """A watch of a PBX that is silent since eleven o'clock."""
     store(database, NOON - HOUR, *habit(1, 2))
-    return SilenceWatch(database, log.logger, ["hq"])
+    return a_watch(database, log)
 
 
 SILENT = {"hq": "2024-03-06T11:00:00Z"}
@@ -181,13 +187,13 @@ def test_a_restart_knows_it_at_once_and_does_not_tell_it_again(
     database: Path, watch: SilenceWatch, log: Log
 ) -> None:
     look(watch, NOON)
-    watch = SilenceWatch(database, log.logger, ["hq"])
+    watch = a_watch(database, log)
     assert watch.silent == SILENT
     look(watch, NOON + WEEK * 3)
     assert watch.silent == SILENT
     store(database, NOON + WEEK * 3)
     look(watch, NOON + WEEK * 3 + HOUR)
-    assert SilenceWatch(database, log.logger, ["hq"]).silent == {}
+    assert a_watch(database, log).silent == {}
     assert log.events() == ["pbx_silent", "pbx_heard"]
 
 
@@ -196,7 +202,7 @@ def test_what_a_kill_has_left_half_written_is_found_anew(
     database: Path, watch: SilenceWatch, log: Log, left: bytes
 ) -> None:
     Path(f"{database}.silent").write_bytes(left)
-    watch = SilenceWatch(database, log.logger, ["hq"])
+    watch = a_watch(database, log)
     assert watch.silent == {}
     look(watch, NOON)
     assert watch.silent == SILENT

@@ -50,7 +50,7 @@ class Bench:
             self.totals,
             log=make_logger(self.lines),
             lines=self.lines,
-            clocks=ClockWatch({}),
+            clocks=ClockWatch(),
             grouping=BatchTable(max_records=max_records, max_delay=max_delay),
             room_made=self.room_made,
         )

@@ -26,7 +26,6 @@ class Limits:
     """How long things live, in seconds, and the clock (seconds) that tells."""
 
     token: float = 30 * 60
-    silence: float = 60
     random: float = 30
     clock: Callable[[], float] = time.monotonic
 
