@@ -17,6 +17,7 @@ from cdrd.formula import unguarded
 from cdrd.frame import PAYLOAD_BYTES, Broken
 from cdrd.report import SPELLINGS, ReleasedCall, read_row
 from cdrd.sender import Origin
+from cdrd.source import IMPORT
 from cdrd.stream import ReportStream, Totals
 
 MAX_ROW_LINES: Final = 20
@@ -87,6 +88,7 @@ class HistoryStream(ReportStream):
         )
         self._header = header
         self._rows = _Rows(header)
+        self._is_guarded = source == IMPORT  # a file may be our own export, a PBX's answer is not
 
     def receive(self, chunk: bytes | bytearray | memoryview, received_at: str) -> None:
         """Take custody of every row that the chunk completes."""
@@ -113,8 +115,9 @@ class HistoryStream(ReportStream):
                 self._quarantine(row, self.origin.name, received_at)
             elif not self._is_header(row):
                 self._count(1)
-                calls.append(read_row(dict(zip(self._header.known, row, strict=True))))
-                raws.append(orjson.dumps(dict(zip(self._header.keys, row, strict=True))).decode())
+                cells = list(map(unguarded, row)) if self._is_guarded else row
+                calls.append(read_row(dict(zip(self._header.known, cells, strict=True))))
+                raws.append(orjson.dumps(dict(zip(self._header.keys, cells, strict=True))).decode())
         self._take_calls(calls, raws, received_at, mended=False)
 
     def _is_header(self, row: Sequence[str]) -> bool:
@@ -194,7 +197,7 @@ class _Rows:
             return self._break(f"{len(cells)} cells, the first line names {named}")
         for _ in used:
             self._lines.popleft()
-        return list(map(unguarded, cells))
+        return cells
 
     def _texts(self, used: list[bytes]) -> Iterator[str]:
         """Hand out the lines that a row may have, and note which were asked for."""

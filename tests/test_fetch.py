@@ -180,6 +180,15 @@ def test_the_first_line_of_a_history_names_its_columns() -> None:
     assert (record.caller, record.source) == ("703", HISTORY)
 
 
+def test_what_the_pbx_hands_out_keeps_its_apostrophes() -> None:
+    """Only what we have exported ourselves has any in front that are not its own."""
+    csv = b"callid,timestart,callfrom\n1709281021.16,2024-03-01 09:17:01,'@home\n"
+    stream, waiting = opened(csv)
+    stream.receive(csv, NOW)
+    [record] = waiting.arriving.records
+    assert (record.caller, orjson.loads(record.raw)["callfrom"]) == ("'@home", "'@home")
+
+
 @pytest.mark.parametrize("csv", [b"", b"\r\n"])
 def test_an_empty_answer_is_no_history(csv: bytes) -> None:
     with pytest.raises(NotAHistory, match="is empty"):
