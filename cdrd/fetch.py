@@ -30,7 +30,7 @@ LOOK_BACK: Final = DAY
 PAD: Final = DAY
 """The configured time zone may be wrong: by a day at most."""
 
-_NAMED: Final = re.compile(r"[^<]*<([^<>]+)>\s*")
+_NAMED: Final = re.compile(r".*<([^<>]+)>\s*", re.DOTALL)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _QUARTER: Final = timedelta(minutes=15)
 _NONE: Final = timedelta()
@@ -156,7 +156,7 @@ def as_pushed(row: dict[str, Any]) -> dict[str, Any]:
     """Spell the values of a REST row as the pushed report of the same call does.
 
     Source: the vendor's page on ``cdr/search``: ``Name<number>``, and the time in the PBX's display
-    format.
+    format. A name may hold brackets itself, so the last are the number's.
     """
     pushed = dict(row)
     for key in ("call_from", "call_to"):

@@ -274,8 +274,8 @@ def history_row(
 def rest_row(number: int, *, started: int, utc_offset: int = 0) -> dict[str, str | int]:
     """Tell the call of `new_cdr` as a row of the P-Series REST history, its durations as numbers.
 
-    Callers and callees are `Name<number>`. The name of an extension may hold blanks and commas; who
-    has no name goes by the number.
+    Callers and callees are `Name<number>`. The name of an extension may hold blanks, commas and
+    brackets; who has no name goes by the number.
     """
     call, stamps = _call(number), _stamps(number, started, utc_offset)
     return {
@@ -300,7 +300,7 @@ def rest_row(number: int, *, started: int, utc_offset: int = 0) -> dict[str, str
 
 def _named(party: str) -> str:
     is_extension = len(party) == len("1000") and party.startswith("1")
-    return f"Doe, Jo {party[1:]}<{party}>" if is_extension else f"{party}<{party}>"
+    return f"Doe, <Jo> {party[1:]}<{party}>" if is_extension else f"{party}<{party}>"
 
 
 def _recording(call: _Call, stamps: _Stamps) -> str:
