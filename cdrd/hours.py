@@ -53,9 +53,9 @@ def clock_hour(instant: int, zone: tzinfo) -> ClockHour:
     end = start + HOURS
     offset = local.utcoffset()
     if _offset(start, zone) != offset:
-        start = _change(start, instant, zone)
+        start = clock_change(start, instant, zone)
     if _offset(end - 1, zone) != offset:
-        end = _change(instant, end - 1, zone)
+        end = clock_change(instant, end - 1, zone)
     return ClockHour(start, end, datetime.fromtimestamp(start, zone))
 
 
@@ -63,8 +63,8 @@ def _offset(instant: int, zone: tzinfo) -> timedelta | None:
     return datetime.fromtimestamp(instant, zone).utcoffset()
 
 
-def _change(before: int, after: int, zone: tzinfo) -> int:
-    """Return the instant of the one clock change between two instants."""
+def clock_change(before: int, after: int, zone: tzinfo) -> int:
+    """Return the instant of the one clock change between two instants (Unix seconds)."""
     offset = _offset(after, zone)
     while after - before > 1:
         middle = (before + after) // 2

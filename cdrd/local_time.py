@@ -11,6 +11,8 @@ from datetime import datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from cdrd.hours import clock_change
+
 MAX_DISORDER_SECONDS: Final = 120
 """So much earlier may a leg have joined than one of a lower id: a row may be made when it rings."""
 
@@ -112,21 +114,8 @@ def _offsets(local: datetime, zone: tzinfo) -> tuple[int, int]:
 def repeated_hour(choice: Choice, zone: tzinfo) -> Repeated:
     """Return the whole hour, both passes, around a time that may be two instants."""
     shift = choice.later - choice.earlier
-    before, after = choice  # the clock was set back behind the one, and by the other
-    offset = _offset_at(before, zone)
-    while after - before > 1:
-        middle = (before + after) // 2
-        if _offset_at(middle, zone) == offset:
-            before = middle
-        else:
-            after = middle
-    return Repeated(after - shift, after + shift)
-
-
-def _offset_at(instant: int, zone: tzinfo) -> int:
-    offset = datetime.fromtimestamp(instant, zone).utcoffset()
-    assert offset is not None
-    return offset // _SECOND
+    change = clock_change(choice.earlier, choice.later, zone)
+    return Repeated(change - shift, change + shift)
 
 
 def utc_text(instant: int) -> str:
