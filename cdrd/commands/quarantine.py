@@ -22,14 +22,13 @@ from cdrd.commands.arguments import (
     database_path,
     existing,
 )
+from cdrd.commands.selecting import open_selected
 from cdrd.commands.tables import printable
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
-from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
 from cdrd.quarantine import Kept, drop_quarantined, read_quarantine, retry
 from cdrd.record import MAX_INTEGER
-from cdrd.schema import NotOurDatabase, check_tables
 from cdrd.store import Store, StoreUnusable
 
 IDS_A_REQUEST: Final = 100
@@ -191,7 +190,7 @@ def _configured(arguments: argparse.Namespace) -> tuple[Config, Path]:
 
 
 def _read(database: Path, ids: Sequence[int] | None, limit: int = -1) -> list[Kept]:
-    with _open(database) as reader:
+    with open_selected(database) as reader:
         return read_quarantine(reader, ids, limit)
 
 
@@ -214,18 +213,8 @@ def _ids(database: Path, arguments: argparse.Namespace) -> list[int]:
 
 
 def _all_ids(database: Path) -> list[int]:
-    with _open(database) as reader:
+    with open_selected(database) as reader:
         return [row[0] for row in reader.execute("SELECT id FROM quarantine ORDER BY id")]
-
-
-@contextlib.contextmanager
-def _open(database: Path) -> Iterator[sqlite3.Connection]:
-    try:
-        with contextlib.closing(open_reader(database)) as reader:
-            check_tables(reader)
-            yield reader
-    except (sqlite3.Error, NotOurDatabase) as error:
-        raise StoreUnusable(f"{database}: {error}") from error
 
 
 def _slices(ids: Sequence[int]) -> Iterator[Sequence[int]]:
