@@ -98,7 +98,7 @@ class PortalFollower:
         table = await self._open()
         try:
             version = await _blocking(table, table.connect)
-            self._log.info("portal_connected", server=version, tls=self._tls)
+            self._log.info("portal_connected", server=version, tls=table.tls)
             while True:
                 await self._read(table)
                 self._back_off.reset()

@@ -37,6 +37,14 @@ _REFUSALS: Final = frozenset(
 )
 """What stays as it is until someone mends the account, its grants or our configuration."""
 
+_HANDING_OVER: Final = (
+    "caching_sha2_password",  # by a key of RSA that whoever answers may have made
+    "dialog",
+    "mysql_clear_password",
+    "sha256_password",  # likewise
+)
+"""Ways to log in that give the password to whoever answers, who chooses the way."""
+
 
 class PortalLost(Exception):
     """The portal does not answer, or not any more: worth another try soon."""
@@ -79,8 +87,14 @@ class PortalTable:
             cursorclass=DictCursor,
             read_timeout=QUERY_SECONDS,
             write_timeout=QUERY_SECONDS,
-            ssl_disabled=not tls,
+            ssl_disabled=not tls,  # if not: TLS where the portal offers it
+            auth_plugin_map=dict.fromkeys(_HANDING_OVER, _refused_without_tls),
         )
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection has TLS: against eavesdroppers, the certificate is not checked."""
+        return bool(self._connection._secure)  # type: ignore[attr-defined]  # noqa: SLF001
 
     def connect(self) -> str:
         """Log in, and return the server's version."""
@@ -124,6 +138,24 @@ class PortalTable:
             cursor.execute(query, values)
             rows: Any = cursor.fetchall()
             return list(rows)
+
+
+class _Refusal:
+    """Stands in the driver for a way to log in that is not taken."""
+
+    def authenticate(self, packet: object) -> None:
+        """Refuse, and send nothing."""
+        del packet
+        raise pymysql.OperationalError(
+            ER.NOT_SUPPORTED_AUTH_MODE,
+            "it asks for the password itself over a connection without TLS: give it a certificate,"
+            " or the account mysql_native_password",
+        )
+
+
+def _refused_without_tls(connection: Any) -> _Refusal | None:
+    """Return what stands for a way to log in; None is the driver's own."""
+    return None if connection._secure else _Refusal()  # noqa: SLF001
 
 
 @contextlib.contextmanager

@@ -197,6 +197,7 @@ def test_rows_are_followed_and_a_leg_is_looked_at_until_it_ends(
     with following(tmp_path, portal.port) as daemon:
         connected = daemon.wait_for("portal_connected", portal="video")
         assert "MariaDB" in connected["server"]
+        assert connected["tls"] is False  # this server has no certificate
         told = daemon.wait_for("portal_rows_stored", stored=3)
         assert (told["portal"], told["source"], told["updated"]) == ("video", "portal", 0)
         assert (told["first_call_id"], told["last_call_id"]) == (1, 3)
