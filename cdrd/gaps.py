@@ -1,8 +1,10 @@
 """Turns a gap in what a PBX reports into a fetch of its history: at each start, after each break.
 
 The rule that must stay true: up to when nothing is missing is only ever moved on by the clock while
-nothing is broken, and by a fetch that has stored a window whole; so a gap is asked for until it is
-filled, over crashes of either side. A PBX is asked by one fetch at a time, and seldom.
+a connection stands and none is broken, and by a fetch that has stored a window whole; so a gap is
+asked for until it is filled, over crashes of either side. Of a PBX that only posts, nobody knows
+whether it could: what it has posted moves nothing on. A PBX is asked by one fetch at a time, and
+seldom.
 """
 
 import asyncio
@@ -132,13 +134,11 @@ async def _fed(
 class Asked:
     """A PBX that is asked for its history.
 
-    ``awaited``: its reports come over a connection, so without one they are missing.
     ``interval``: seconds after which it is asked though nothing has broken; 0 never.
     """
 
     sender: Sender
     url: str
-    awaited: bool = False
     interval: float = 0
 
 
@@ -167,7 +167,7 @@ class GapFollower:
         self._clock = clock
         self._api: HistoryApi | None = None
         self._connections = 0
-        self._usual = int(asked.awaited)  # as many connections at once as there have been
+        self._usual = 1  # as many connections at once as there have been
         self._due = asyncio.Event()
         self._due.set()
         self._complete_until: float | None = None  # until the database was asked
@@ -183,9 +183,6 @@ class GapFollower:
 
     def mended(self) -> None:
         """Take note of a new connection: what was missing until now can be asked for."""
-        if not self._usual and self._complete_until is not None:
-            # The first of this run: it may have tried in vain ever since the last fetch.
-            self._complete_until = min(self._complete_until, self._fetched_until)
         self._connections += 1
         self._usual = max(self._usual, self._connections)
         self._due.set()

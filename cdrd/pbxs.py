@@ -81,7 +81,7 @@ class Pbxs:
         """
         links = self._links
         changed = [p for p in config.pbx if p.name not in links or links[p.name].pbx != p]
-        return [self._make(pbx, config, http_port) for pbx in changed]
+        return [self._make(pbx, http_port) for pbx in changed]
 
     async def apply(
         self, config: Config, made: list[_Link], passed: Passed | None = None
@@ -138,7 +138,7 @@ class Pbxs:
         links = self._links.values()
         return [link.subscription for link in links if link.subscription is not None]
 
-    def _make(self, pbx: Pbx, config: Config, http_port: int) -> _Link:
+    def _make(self, pbx: Pbx, http_port: int) -> _Link:
         guard = LoginGuard(
             LoginFile(self._store.path),
             accounts_of(pbx),
@@ -154,7 +154,7 @@ class Pbxs:
             case Events(kind="websocket") as events:
                 self._subscribe(link, events)
         if pbx.history is not None:
-            link.follower = self._follower(link, pbx.history, config)
+            link.follower = self._follower(link, pbx.history)
         return link
 
     def _begin(self, link: _Link, passed: Passed | None) -> None:
@@ -207,7 +207,7 @@ class Pbxs:
         subscription = Subscription(link.pbx.sender(), api, intake=self._intake, log=self._log)
         link.held = link.subscription = subscription
 
-    def _follower(self, link: _Link, history: History, config: Config) -> GapFollower:
+    def _follower(self, link: _Link, history: History) -> GapFollower:
         async def open_api() -> "SSeriesApi | PSeriesApi":
             from cdrd.history_api import open_history  # noqa: PLC0415 - as in _register
 
@@ -220,22 +220,14 @@ class Pbxs:
                 held=link.api,
             )
 
-        awaited = _is_awaited(link.pbx, config)
         return GapFollower(
-            Asked(link.pbx.sender(), history.url, awaited, history.interval),
+            Asked(link.pbx.sender(), history.url, history.interval),
             open_api,
             store=self._store,
             writer=self._writer,
             log=self._log,
             pace=self._pace,
         )
-
-
-def _is_awaited(pbx: Pbx, config: Config) -> bool:
-    """Tell whether a PBX's reports come over a connection, so that without one none come."""
-    if pbx.events is not None:
-        return pbx.events.kind != "webhook"
-    return bool(pbx.peers and config.tcp.listen and not config.http.listen)
 
 
 def _say_suspended(log: Logger, pbx: Pbx, seconds: float) -> None:
