@@ -9,12 +9,12 @@ Files"; ``Extension`` is in the table and not in the guide.
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import date, tzinfo
+from datetime import date, datetime, tzinfo
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from cdrd.local_time import choice_of, read_time, utc_text
+from cdrd.local_time import MAX_DISORDER_SECONDS, choice_of, read_time, utc_text
 from cdrd.record import MAX_INTEGER
 
 MAX_CHARACTERS: Final = 2000
@@ -299,14 +299,16 @@ def _time(name: str, text: str, zone: tzinfo) -> tuple[str, str]:
 
 
 def is_another(known: ConferenceLeg, arrived: ConferenceLeg) -> bool:
-    """Tell whether two rows of one CallID are of two legs: other conferences, days apart."""
+    """Tell whether two rows of one CallID are of two legs: other conferences, and not one join.
+
+    The UniqueCallID alone does not tell: a spreadsheet rounds it, and leaves the rest as it was.
+    """
     if known.unique_call_id == arrived.unique_call_id:
         return False
-    return abs(_day(known.join_local) - _day(arrived.join_local)) > 1
-
-
-def _day(local: str) -> int:
-    return date.fromisoformat(local[:10]).toordinal()
+    if (known.caller_id, known.endpoint_guid) != (arrived.caller_id, arrived.endpoint_guid):
+        return True
+    apart = datetime.fromisoformat(known.join_local) - datetime.fromisoformat(arrived.join_local)
+    return abs(apart.total_seconds()) > MAX_DISORDER_SECONDS
 
 
 def merge(known: ConferenceLeg, arrived: ConferenceLeg, zone: tzinfo) -> ConferenceLeg:

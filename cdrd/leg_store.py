@@ -160,7 +160,7 @@ def _count(outcome: StoredLegs, row: _Row | None, leg: ConferenceLeg) -> None:
 
 
 def _strangers(legs: Mapping[int, ConferenceLeg], known: Mapping[int, _Row]) -> list[int]:
-    """Name the CallIDs that are stored for another leg: the portal has begun its ids anew."""
+    """Name the CallIDs that are stored for another leg: another portal's, or an id given again."""
     return [call_id for call_id, row in known.items() if is_another(row.leg, legs[call_id])]
 
 
@@ -171,8 +171,8 @@ def _refused(arrival: Arrival, leg: ConferenceLeg, stored: ConferenceLeg) -> Qua
         pbx=arrival.portal,
         peer="",
         source=arrival.source,
-        reason=f"CallID {leg.call_id} is that of another leg, joined {stored.join_local}: has the"
-        " portal begun its ids anew? give it another name in [[portal]]",
+        reason=f"CallID {leg.call_id} is that of another leg, joined {stored.join_local}: is it of"
+        " another portal, or has the portal begun its ids anew? give it another name in [[portal]]",
         payload=payload[:PAYLOAD_BYTES],
         size=len(payload),
     )

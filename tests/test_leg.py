@@ -232,3 +232,26 @@ def test_another_conference_days_later_is_another_leg() -> None:
     assert is_another(leg(), leg(**later))
     assert not is_another(leg(), leg(JoinTime="2018-09-14 09:30:15"))
     assert not is_another(leg(), leg(UniqueCallID="1"))
+
+
+ANOTHER = {"UniqueCallID": "1505372123456780"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"JoinTime": "2017-09-14 09:32:16"},
+        {"JoinTime": "2017-09-14 09:28:14"},
+        {"CallerID": "bob"},
+        {"EndpointGUID": "00000000-8B86-D011-B42D-00C04FC964FF"},
+    ],
+)
+def test_another_conference_of_the_same_day_is_another_leg(change: dict[str, str]) -> None:
+    assert is_another(leg(), leg(**ANOTHER, **change))
+    assert not is_another(leg(), leg(**change))
+
+
+def test_a_rounded_conference_and_the_end_of_its_ringing_are_the_same_leg() -> None:
+    accepted = {"JoinTime": "2017-09-14 09:32:15", "CallerName": "", "Extension": ""}
+    assert not is_another(leg(**IN_PROGRESS), leg(**ANOTHER, **accepted))
+    assert not is_another(leg(**ANOTHER, **accepted), leg(**IN_PROGRESS))

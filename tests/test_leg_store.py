@@ -183,6 +183,20 @@ def test_a_call_id_that_begins_anew_overwrites_no_leg(connection: sqlite3.Connec
     assert rows(connection)[7][1] == leg(7)
 
 
+def test_a_call_id_that_is_given_again_the_same_day_mixes_no_legs(
+    connection: sqlite3.Connection,
+) -> None:
+    store(connection, leg(7, DeviceModel="Pixel"), leg(8))
+    again = {"UniqueCallID": "9", "CallerID": "carol", "JoinTime": "2017-09-14 14:00:00"}
+    outcome = store(connection, leg(7, **again), leg(8, **IN_PROGRESS | again))
+    assert counts(outcome) == (0, 0, 0)
+    assert [b'"caller_id":"carol"' in report.payload for _, report in outcome.quarantined] == [
+        True,
+        True,
+    ]
+    assert rows(connection) == {7: (1, leg(7, DeviceModel="Pixel")), 8: (2, leg(8))}
+
+
 # The hour that comes twice
 
 
