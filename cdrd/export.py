@@ -54,6 +54,11 @@ class Snapshot:
         undated = self.count() - dated
         return months | ({UNDATED: undated} if undated else {})
 
+    def senders(self) -> list[str]:
+        """Name the PBXs or portals that they are of."""
+        query = f"SELECT DISTINCT {self.records.view.sender} FROM {self.records.table}"  # noqa: S608
+        return sorted(sender for (sender,) in self._select(query, self._condition()))
+
     def longer_texts(self, layout: Layout, longest: int) -> list[int]:
         """Return the ``seq`` of records with a text of more UTF-16 units than ``longest``."""
         texts = [column.name for column in layout.columns if column.kind is not Kind.INTEGER]

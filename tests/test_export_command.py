@@ -182,6 +182,22 @@ def test_a_leg_of_the_later_pass_of_a_repeated_hour_comes_back_from_csv(tmp_path
     assert (kept["join_time"], tuple(found)) == ("2024-11-03T06:10:00Z", tuple(kept))
 
 
+def test_legs_of_several_portals_are_not_exported_as_if_of_one(tmp_path: Path) -> None:
+    path = fill(tmp_path / "cdr.sqlite3", [])
+    store_all(path, [leg(1), leg(2)])
+    file = tmp_path / "legs.csv"
+    original = ("export", "conferences", "--db", path, "--header", "original")
+    cdrd(*original, "-o", file)
+    zone = ("--timezone", "America/New_York")
+    cdrd("import", "conferences", "--db", path, "--portal", "lab", *zone, file)
+    both = cdrd(*original)
+    assert (both.returncode, both.stdout) == (1, "")
+    assert both.stderr.startswith("cdrd export: the legs are of portals lab, video, and no column")
+    assert cdrd(*original, "--portal", "video").stdout == file.read_text()
+    for told in (("--columns", "portal,call_id"), ("--columns", "call_id"), ("--header", "view")):
+        assert cdrd(*original, *told).stderr == "4 conferences written\n"
+
+
 def test_conference_legs_are_exported_as_the_portal_names_them(tmp_path: Path) -> None:
     path = fill(tmp_path / "cdr.sqlite3", [])
     legs = (leg(1, CallerName="=1+1"), leg(2, **IN_PROGRESS), leg(3, TenantName="Sales"))

@@ -32,6 +32,7 @@ from cdrd.formats import (
     compressed,
     split_ending,
 )
+from cdrd.leg import missing_columns
 from cdrd.record import MAX_INTEGER
 from cdrd.store import StoreUnusable
 from cdrd.target import CannotWrite, check_apart, check_free, drafts, is_device
@@ -148,6 +149,7 @@ def _export(arguments: argparse.Namespace, tally: Tally) -> None:
         paths = output.parts(count)
         check_apart(paths, database)
         _check_parts(output, paths)
+        _check_portals(snapshot, layout)
         _check_cells(snapshot, layout, output)
         rows = snapshot.rows(FORMATS[output.format].query(layout))
         with _progress(count, output) as advance:
@@ -199,6 +201,18 @@ def _too_many(snapshot: Snapshot, count: int, records: str, zone: tzinfo) -> str
         f"{lines}\n"
         f"Narrow --from and --to, or give --split for files of {LIMIT} each, or --no-limit for one."
     )
+
+
+def _check_portals(snapshot: Snapshot, layout: Layout) -> None:
+    """Refuse what an import would take for one portal's legs, and is of several. Raises Refused."""
+    if "portal" in layout.headings or missing_columns(layout.headings):
+        return
+    portals = snapshot.senders()
+    if len(portals) > 1:
+        raise Refused(
+            f"the legs are of portals {', '.join(portals)}, and no column would tell which: "
+            "export each by itself with --portal NAME"
+        )
 
 
 def _check_cells(snapshot: Snapshot, layout: Layout, output: Output) -> None:
