@@ -40,3 +40,4 @@ class Pace:
     first_retry: float = 60.0  # after a failure; half of a wait is random
     longest_retry: float = 10 * 60.0
     note: float = 60.0  # between two notes of how far nothing is missing
+    overlap: float = 10.0  # within which a dead connection is gone once its PBX has come anew

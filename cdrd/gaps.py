@@ -167,7 +167,8 @@ class GapFollower:
         self._clock = clock
         self._api: HistoryApi | None = None
         self._connections = 0
-        self._usual = 1  # as many connections at once as there have been
+        self._usual = 1  # as many connections at once as there have been, for longer than overlap
+        self._joined_at = 0.0  # monotonic
         self._due = asyncio.Event()
         self._due.set()
         self._complete_until: float | None = None  # until the database was asked
@@ -177,15 +178,22 @@ class GapFollower:
 
     def broke(self) -> None:
         """Take note of a connection's end; one that is left may have taken its place before it."""
+        self._count_usual()
         self._connections = max(0, self._connections - 1)
         if self._connections:
             self._due.set()
 
     def mended(self) -> None:
         """Take note of a new connection: what was missing until now can be asked for."""
+        self._count_usual()
         self._connections += 1
-        self._usual = max(self._usual, self._connections)
+        self._joined_at = time.monotonic()
         self._due.set()
+
+    def _count_usual(self) -> None:
+        """Count the connections that stand, unless the latest may have taken another's place."""
+        if time.monotonic() - self._joined_at >= self._pace.overlap:
+            self._usual = max(self._usual, self._connections)
 
     def reopened(self) -> None:
         """Take note that the database may be an older one: what nothing was missing until is its.

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from cdrd.writer import Writer
 SOON = 20.0
 """Seconds within which anything here ends, unless it never does."""
 
-QUICK = Pace(settle=0, apart=0, first_retry=0.001, longest_retry=0.002, note=0.001)
+QUICK = Pace(settle=0, apart=0, first_retry=0.001, longest_retry=0.002, note=0.001, overlap=0)
 HEAD = "callid,timestart,callfrom,callto,callduraction,talkduraction,status,type\n"
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC).timestamp()
 
@@ -419,6 +419,38 @@ async def test_an_old_connection_that_ends_after_a_new_one_has_begun_is_a_gap(
         follower.broke()
         filled = await bench.logged("gap_filled")
     assert filled["pbx"] == "hq"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("overlap", "reached"), [(SOON, NOON + 5 * DAY), (0, NOON)])
+async def test_a_connection_whose_place_was_taken_is_not_waited_for_and_another_is(
+    bench: Bench, overlap: float, reached: float
+) -> None:
+    """One of two that stood together for longer may be the only one that tells of some calls."""
+    async with bench.following(CsvPbx(), pace=replace(QUICK, overlap=overlap)) as follower:
+        follower.mended()
+        follower.mended()
+        follower.broke()
+        await bench.logged("gap_filled")
+        await bench.clock.goes_on(5 * DAY)
+        await bench.clock.goes_on(0)  # the note before it is made
+    assert await bench.complete_until() == reached
+
+
+@pytest.mark.asyncio
+async def test_of_two_that_broke_together_both_are_waited_for(bench: Bench) -> None:
+    async with bench.following(CsvPbx(), pace=replace(QUICK, overlap=0.5)) as follower:
+        follower.mended()
+        follower.mended()
+        await asyncio.sleep(0.6)  # what it takes to be usual
+        follower.mended()
+        follower.broke()
+        follower.broke()
+        await bench.logged("gap_filled")
+        await bench.logged("gap_filled")
+        await bench.clock.goes_on(5 * DAY)
+        await bench.clock.goes_on(0)  # the note before it would be made
+    assert await bench.complete_until() == NOON
 
 
 @pytest.mark.asyncio
