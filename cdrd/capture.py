@@ -30,6 +30,9 @@ CALL_RELEASED: Final = "call_released"
 HEAD_BYTES: Final = 64 * KIB
 """How much of a file is looked at to tell its kind."""
 
+BLANKS: Final = b"\xef\xbb\xbf\0 \t\r\n"
+"""Bytes that may precede all else: a log that was emptied while it was written begins with NULs."""
+
 MAX_LINE_BYTES: Final = 64 * KIB * KIB
 """An exported line has its report twice, as columns and as escaped text: three times the bytes of
 the longest report that a configuration allows, which is 16 MiB."""
@@ -79,7 +82,7 @@ def open_capture(
 
     The beginning is not taken: hand it to the stream's ``receive`` too. Raises NotImportable.
     """
-    text = head.lstrip(b"\xef\xbb\xbf\0 \t\r\n")
+    text = head.lstrip(BLANKS)
     if not text:
         return None
     if not _NO_TEXT.isdisjoint(head[:_MAGIC_BYTES]):

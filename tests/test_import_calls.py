@@ -17,6 +17,7 @@ import orjson
 import pytest
 
 from cdrd.batch import Batch, RestoredCall
+from cdrd.capture import BLANKS, HEAD_BYTES
 from cdrd.progress import read_progress
 from cdrd.record import CallRecord
 from cdrd.store import Store
@@ -363,6 +364,23 @@ def test_a_blank_file_adds_nothing(tmp_path: Path, database: Path) -> None:
     blank.write_bytes(b"\n")
     assert imported("--db", database, blank, "-") == NOTHING
     assert count(database) == 0
+
+
+def test_blanks_before_the_first_record_are_passed_over_however_many(
+    export: Path, database: Path, tmp_path: Path
+) -> None:
+    blanks = BLANKS * HEAD_BYTES
+    holed, zipped, history = tmp_path / "log", tmp_path / "log.gz", tmp_path / "history.csv"
+    holed.write_bytes(blanks + export.read_bytes())
+    zipped.write_bytes(gzip.compress(holed.read_bytes()))
+    history.write_bytes(blanks + HISTORY.read_bytes())
+    assert imported("--db", database, holed).startswith(f"{len(KEPT)} stored")
+    assert dumped(database) == export.read_bytes()
+    assert imported("--db", database, zipped).startswith(f"0 stored, {len(KEPT)} duplicates")
+    again = imported("--db", database, "-", stdin=holed.read_bytes())
+    assert again.startswith(f"0 stored, {len(KEPT)} duplicates")
+    options = ("--db", database, "--pbx", "hq", "--timezone", "Europe/Lisbon")
+    assert imported(*options, history).startswith("1 stored, 0 duplicates, 0 quarantined")
 
 
 TWO = LISBON + '[[pbx]]\nname = "branch"\npeers = ["192.0.2.7"]\n'

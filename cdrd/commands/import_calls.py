@@ -23,7 +23,14 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from cdrd.batch import Batch, Waiting
-from cdrd.capture import HEAD_BYTES, NotImportable, OptionNeeded, Provenance, open_capture
+from cdrd.capture import (
+    BLANKS,
+    HEAD_BYTES,
+    NotImportable,
+    OptionNeeded,
+    Provenance,
+    open_capture,
+)
 from cdrd.commands.arguments import STDIN, Usage, add_config_argument, open_stdin
 from cdrd.commands.zones import add_timezone_argument
 from cdrd.config import Config, find_config, load_config
@@ -246,10 +253,10 @@ def _import_file(
 
 
 def _read_head(file: BinaryIO) -> bytes:
-    """Read what the file's kind is told from; a pipe may give it in pieces."""
+    """Read what the file's kind is told from, behind any blanks; a pipe may give it in pieces."""
     head = b""
     while len(head) < HEAD_BYTES and (piece := file.read(HEAD_BYTES - len(head))):
-        head += piece
+        head = (head + piece).lstrip(BLANKS)
     return head
 
 
