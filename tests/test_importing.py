@@ -197,6 +197,20 @@ def test_which_portal_must_be_told(tmp_path: Path) -> None:
     assert not (tmp_path / "cdr.sqlite3").exists()
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_configured_portal_has_its_zone(
+    tmp_path: Path, database: Path, *, elsewhere: bool
+) -> None:
+    config = write_config(tmp_path, HQ + PORTAL)
+    options = ("-c", config, *(("--db", database) if elsewhere else ()), "--portal", "video")
+    file = write(tmp_path, export([row(1)]))
+    done = cdrd("import", "conferences", *options, "--timezone", "Europe/Berlin", file)
+    assert done.returncode == 2
+    assert "'video' is configured in America/New_York: take --timezone out" in done.stderr
+    done = cdrd("import", "conferences", *options, "--timezone", "America/New_York", file)
+    assert done.stderr == "1 stored, 0 updated, 0 unchanged, 0 quarantined\n"
+
+
 def test_a_zone_that_is_none_is_told(tmp_path: Path, database: Path) -> None:
     done = cdrd("import", "conferences", "--db", database, "--timezone", "Mars", tmp_path / "x")
     assert done.returncode == 2

@@ -100,9 +100,8 @@ def run_conferences(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace) -> Config:
     """Read the configuration, unless the options say all that is needed of it."""
-    if arguments.db and arguments.portal and arguments.timezone:
-        return Config()
-    if arguments.db and not arguments.config and not _is_there():
+    told = arguments.portal and arguments.timezone
+    if arguments.db and not arguments.config and (told or not _is_there()):
         return Config()
     return load_config(find_config(arguments.config, os.environ))
 
@@ -125,13 +124,16 @@ def _source(portals: list[Portal], name: str | None, zone: ZoneInfo | None) -> _
         (name,) = configured
     if not name.strip() or not name.isprintable():
         raise Usage(f"--portal {name!r} is no name: give one of printable characters")
+    if name in configured:
+        known_zone = ZoneInfo(configured[name].timezone)
+        if zone not in (None, known_zone):
+            raise Usage(f"portal {name!r} is configured in {known_zone}: take --timezone out")
+        zone = known_zone
     if zone is None:
-        if name not in configured:
-            raise Usage(
-                f"no [[portal]] {name!r} is configured:"
-                " give the zone of its times, such as --timezone America/New_York"
-            )
-        zone = ZoneInfo(configured[name].timezone)
+        raise Usage(
+            f"no [[portal]] {name!r} is configured:"
+            " give the zone of its times, such as --timezone America/New_York"
+        )
     return _Source(name, zone)
 
 
