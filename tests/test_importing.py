@@ -153,7 +153,9 @@ def test_a_slice_and_the_largest_leg_fit_into_a_request() -> None:
 
 
 def test_a_terminal_shows_how_far_it_is(tmp_path: Path, database: Path) -> None:
-    file = write(tmp_path, export(row(call_id) for call_id in range(1, 2000)))
+    (tmp_path / "exports[").mkdir()
+    many = export(row(call_id) for call_id in range(1, 2000))
+    file = write(tmp_path, many, "exports[/old].csv")
     main, terminal = pty.openpty()
     command = command_line(database, str(file))
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}

@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from cdrd.batch import QuarantinedReport
@@ -225,7 +226,7 @@ def _progress(shown: str, raw: BinaryIO) -> Iterator[Callable[[], None]]:
     size = os.fstat(raw.fileno()).st_size
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(shown, total=size)
+        task = progress.add_task(escape(shown), total=size)
         yield lambda: progress.update(task, completed=raw.tell())
 
 
