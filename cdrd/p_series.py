@@ -17,9 +17,9 @@ import aiohttp
 import orjson
 
 from cdrd.fetch import readings
+from cdrd.frame import MIB
 from cdrd.login_guard import LoginGuard
 from cdrd.pbx_api import (
-    MIB,
     Account,
     LoginRefused,
     NotOffered,

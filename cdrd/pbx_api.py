@@ -9,17 +9,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from cdrd.config import Events, History, read_secret, secret_path
-from cdrd.frame import KIB
+from cdrd.frame import MIB
 from cdrd.log import Logger
 from cdrd.login import BackOff
 
 Family = Literal["S-Series", "P-Series", ""]
 """Which interfaces a PBX has; the empty text: not known."""
-
-MIB: Final = KIB * KIB
 
 
 class Unreachable(Exception):

@@ -18,8 +18,8 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from cdrd.frame import MIB
 from cdrd.pbx_api import (
-    MIB,
     Denied,
     Limits,
     NotOffered,
