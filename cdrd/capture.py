@@ -14,18 +14,17 @@ from typing import Any, Final
 
 import orjson
 
-from cdrd import report
 from cdrd.batch import Waiting
 from cdrd.columns import RECORDS
 from cdrd.frame import KIB, Lines
 from cdrd.history import HistoryStream, read_header
+from cdrd.line import CALL_RELEASED
 from cdrd.record import NotARecord
+from cdrd.report import NEW_CDR, spelt
 from cdrd.restore import COLUMNS, restore_exported, restore_logged
 from cdrd.sender import Origin, Sender
 from cdrd.source import IMPORT
 from cdrd.stream import ReportStream, Totals, broken_text
-
-CALL_RELEASED: Final = "call_released"
 
 HEAD_BYTES: Final = 64 * KIB
 """How much of a file is looked at to tell its kind."""
@@ -69,7 +68,7 @@ class Provenance:
         zone = self.zones.get(pbx, self.zone) if isinstance(pbx, str) else self.zone
         if zone is None:
             raise OptionNeeded(
-                f"the log does not tell the local time of PBX {report.spelt(pbx)!r}: configure it,"
+                f"the log does not tell the local time of PBX {spelt(pbx)!r}: configure it,"
                 " or give its --timezone"
             )
         return zone
@@ -210,7 +209,7 @@ def _kind(parsed: dict[str, Any]) -> _Kind:
     event = parsed.get("event")
     if "join_time" in parsed and "portal" in parsed:
         raise NotImportable("holds conference calls: use cdrd import conferences")
-    if "action" in parsed or event == report.CALL_RELEASED:
+    if "action" in parsed or event == NEW_CDR:
         return _Kind.REPORT
     if event is None:
         return _Kind.EXPORTED if "started_at" in parsed else _Kind.REPORT

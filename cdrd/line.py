@@ -11,6 +11,9 @@ import orjson
 
 from cdrd.record import ABSENT, CallRecord, Row, new_record
 
+CALL_RELEASED: Final = "call_released"
+"""The event that the line of a record tells."""
+
 LOGGED: Final = (
     "seq",
     "pbx",

@@ -23,7 +23,7 @@ import structlog
 
 from cdrd.block import StoredRows
 from cdrd.frame import MIB
-from cdrd.line import spell_tail, told_fields
+from cdrd.line import CALL_RELEASED, spell_tail, told_fields
 from cdrd.record import CallRecord
 
 Logger = structlog.typing.FilteringBoundLogger
@@ -35,8 +35,6 @@ WAITING_LIMIT_BYTES: Final = 8 * MIB
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 DISK_SECONDS: Final = 1.0
 """So long a full disk that the log's file is on is given before it is tried again."""
-
-CALL_RELEASED: Final = "call_released"
 
 PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """syslog's priorities, as journald takes them off the front of a line."""

@@ -15,7 +15,7 @@ import orjson
 
 from cdrd.frame import mend
 
-CALL_RELEASED: Final = "NewCdr"
+NEW_CDR: Final = "NewCdr"
 P_SERIES_CALL_RELEASED: Final = "30012"
 API_STATUSES: Final = ("Success", "Failed")
 
@@ -135,7 +135,7 @@ def read_reports(parsed: Iterable[dict[str, Any]]) -> list[Report]:
     """
     return [
         _released(one)
-        if (event := one.get("action") or one.get("event")) == CALL_RELEASED
+        if (event := one.get("action") or one.get("event")) == NEW_CDR
         else (event.__class__ is str and event and _other_event(event)) or read_report(one)
         for one in parsed
     ]
@@ -155,7 +155,7 @@ def read_report(parsed: dict[str, Any]) -> Report:
 def _other_event(event: str) -> OtherEvent | Unreadable | None:
     """Tell what an event's name says; None where it is a released call."""
     name = event.strip()
-    if name == CALL_RELEASED:
+    if name == NEW_CDR:
         return None
     return OtherEvent(name) if name else Unreadable("the event's name is blank")
 

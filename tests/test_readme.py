@@ -23,7 +23,8 @@ from cdrd.cli import COMMANDS, make_parser
 from cdrd.config import Config, parse_config
 from cdrd.database import open_reader
 from cdrd.frame import KIB, Frame, Framer
-from cdrd.log import CALL_RELEASED, LineWriter, log_calls, make_logger
+from cdrd.line import CALL_RELEASED
+from cdrd.log import LineWriter, log_calls, make_logger
 from cdrd.record import CallRecord
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.row import Committed
