@@ -152,6 +152,18 @@ def test_a_slice_and_the_largest_leg_fit_into_a_request() -> None:
     assert SLICE_BYTES + largest < MAX_REQUEST_BYTES
 
 
+def test_a_file_may_have_any_name(tmp_path: Path, database: Path) -> None:
+    content = export([row(1), row(2, CallID="two")])
+    file = write(tmp_path, content, b"[red] \xe9.csv".decode(errors="surrogateescape"))
+    said = imported(database, file)
+    assert said[-1] == "1 stored, 0 updated, 0 unchanged, 1 quarantined"
+    (kept,) = rows(database, "SELECT peer FROM quarantine")
+    assert kept["peer"] == f"{tmp_path}/[red] \N{REPLACEMENT CHARACTER}.csv:3"
+    with RunningDaemon(tmp_path) as daemon:
+        daemon.wait_for("ready")
+        assert imported(daemon.database, file) == said
+
+
 def test_a_terminal_shows_how_far_it_is(tmp_path: Path, database: Path) -> None:
     (tmp_path / "exports[").mkdir()
     many = export(row(call_id) for call_id in range(1, 2000))

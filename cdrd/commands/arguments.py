@@ -29,6 +29,11 @@ def text(given: str) -> str:
     return given
 
 
+def as_text(name: str) -> str:
+    """Return a file's name as text that the database and any output can take."""
+    return os.fsencode(name).decode(errors="replace")
+
+
 def open_stdin() -> BinaryIO:
     """Return standard input unbuffered.
 

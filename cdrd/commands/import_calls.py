@@ -31,7 +31,7 @@ from cdrd.capture import (
     Provenance,
     open_capture,
 )
-from cdrd.commands.arguments import STDIN, Usage, add_config_argument, open_stdin
+from cdrd.commands.arguments import STDIN, Usage, add_config_argument, as_text, open_stdin
 from cdrd.commands.zones import add_timezone_argument
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
@@ -223,7 +223,7 @@ def _open(name: str, progress: Progress) -> Iterator[BinaryIO]:
         return
     with Path(name).open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
-        shown = escape(_as_text(Path(name).name))
+        shown = escape(as_text(Path(name).name))
         file = progress.wrap_file(opened, size, description=shown) if size else opened
         if name.lower().endswith(".gz"):
             with gzip.GzipFile(fileobj=file) as decompressed:
@@ -237,7 +237,7 @@ def _import_file(
 ) -> None:
     waiting, totals = Waiting(SLICE_BYTES), Totals()
     head = _read_head(file)
-    shown = _as_text(name)
+    shown = as_text(name)
     stream = open_capture(head, provenance, name=shown, waiting=waiting, totals=totals)
     if stream is None:
         return
@@ -258,11 +258,6 @@ def _read_head(file: BinaryIO) -> bytes:
     while len(head) < HEAD_BYTES and (piece := file.read(HEAD_BYTES - len(head))):
         head = (head + piece).lstrip(BLANKS)
     return head
-
-
-def _as_text(name: str) -> str:
-    """Return a file's name as text that any output can take, whatever bytes it has."""
-    return os.fsencode(name).decode(errors="replace")
 
 
 def _store(waiting: Waiting, sink: Sink, counts: Counter[str]) -> None:

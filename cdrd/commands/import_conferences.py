@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from cdrd.batch import QuarantinedReport
-from cdrd.commands.arguments import STDIN, Usage, add_config_argument, open_stdin
+from cdrd.commands.arguments import STDIN, Usage, add_config_argument, as_text, open_stdin
 from cdrd.commands.zones import add_timezone_argument
 from cdrd.config import Config, Portal, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
@@ -189,7 +189,7 @@ def _import_file(
     name: str, source: _Source, destination: "_Destination", outcome: _Outcome
 ) -> None:
     """Import one file; one that cannot be read keeps no other from it."""
-    shown = "standard input" if name == STDIN else name
+    shown = "standard input" if name == STDIN else as_text(name)
     try:
         with _opened(name) as (file, raw), _progress(shown, raw) as advance:
             portal_file = PortalFile(file)
