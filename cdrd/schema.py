@@ -142,7 +142,7 @@ CREATE TABLE quarantined_report (
     size        INTEGER NOT NULL
 ) STRICT;
 -- What a file, a portal or a PBX's history has brought is known again when it is read again
--- (cdrd/store.py).
+-- (cdrd/row.py).
 CREATE INDEX quarantined_once ON quarantined_report (size, substr(payload, 1, 200))
 WHERE source IN ('import', 'portal', 'history');
 CREATE INDEX quarantined_report_received_at ON quarantined_report (received_at);

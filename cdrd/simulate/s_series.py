@@ -60,7 +60,7 @@ class _Ask:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """What a `random` was given for; `ends` is when it dies."""
+    """What a `random` was given for."""
 
     token: str
     parties: str
