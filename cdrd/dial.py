@@ -154,10 +154,11 @@ class Dialer:
             async with self._guard.attempt() as login:
                 connection = await self._connect()
                 login.unsure = not await self._await_verdict(connection)
+                answers = connection.stream.understood  # to the login, if we are unsure
             try:
                 await self._follow(connection)
             finally:  # cancelled too, or each stop would leave a login counted
-                if login.unsure and connection.stream.reports:
+                if login.unsure and connection.stream.understood > answers:
                     await self._guard.take_back(login)
         finally:
             self.connected = False
@@ -211,5 +212,5 @@ class Dialer:
             reports=connection.stream.reports,
             reason=reason,
         )
-        if time.monotonic() - began >= STEADY_SECONDS or connection.stream.reports:
+        if time.monotonic() - began >= STEADY_SECONDS or connection.stream.understood:
             self._back_off.reset()

@@ -20,8 +20,11 @@ MAX_REFUSALS: Final = 4
 MAX_ANSWER_BYTES: Final = 16 * KIB
 
 _RESPONSE = re.compile(rb"^Response:[ \t]*(Success|[^\n]+\n)", re.IGNORECASE | re.MULTILINE)
-_REFUSED_JSON = re.compile(rb'"status"\s*:\s*"Failed"|"errno"\s*:\s*"?2000[23]', re.IGNORECASE)
-_EVENT = re.compile(rb'"(?:action|event)"\s*:\s*"(?!login")[^"]+"', re.IGNORECASE)
+_SAID = re.compile(
+    rb'"(?:response|result|status)"\s*:\s*"(?:(success)|fail|err)|"errno"\s*:\s*"?2000[23]',
+    re.IGNORECASE,
+)
+_EVENT = re.compile(rb'"(?:action|event)"\s*:\s*"(?!login|auth|err)[^"]+"', re.IGNORECASE)
 
 
 def login_block(username: str, password: str) -> bytes:
@@ -43,7 +46,8 @@ class LoginAnswer:
     """The text that a PBX answers a login with, read as it comes.
 
     Documented only by public client code: a block of lines with ``Response: Success`` among them.
-    So an answer in JSON counts too, and an event before any answer is taken for a success.
+    So an answer in JSON counts too, and an event before any answer is taken for a success. JSON
+    that is neither decides nothing: a refusal may be spelt in any way.
     """
 
     def __init__(self) -> None:
@@ -59,9 +63,10 @@ class LoginAnswer:
         if _EVENT.search(self._text):
             # Before the next question: a call report's status may be FAILED too.
             return Verdict.ACCEPTED
-        if _REFUSED_JSON.search(self._text):
-            return Verdict.REFUSED
-        if b"}" in self._text or len(self._text) > MAX_ANSWER_BYTES:
+        said = _SAID.search(self._text)
+        if said is not None:
+            return Verdict.ACCEPTED if said[1] else Verdict.REFUSED
+        if len(self._text) > MAX_ANSWER_BYTES:
             return Verdict.ACCEPTED
         return Verdict.UNDECIDED
 

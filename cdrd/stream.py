@@ -77,9 +77,18 @@ class ReportStream:
         self.peer = peer
         self.source = source
         self.reports = 0
+        self._quarantined = 0
         self._waiting = waiting
         self._totals = totals
         self._framer = Framer(max_report_bytes)
+
+    @property
+    def understood(self) -> int:
+        """How many of its reports were calls or other events, as a PBX sends them that lets us in.
+
+        What is quarantined may as well be its way to tell that it does not.
+        """
+        return self.reports - self._quarantined
 
     def limit(self, max_report_bytes: int) -> None:
         """Take longer reports from now on, or only shorter ones."""
@@ -226,6 +235,7 @@ class ReportStream:
         return self.origin.name if sender is None else sender.name
 
     def _quarantine(self, broken: Broken, pbx: str, received_at: str) -> None:
+        self._quarantined += 1
         self._waiting.arriving.add_quarantined(
             QuarantinedReport(
                 received_at,

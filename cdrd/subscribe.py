@@ -108,7 +108,7 @@ class Subscription:
             reports=connection.stream.reports,
             reason=reason,
         )
-        if time.monotonic() - began >= STEADY_SECONDS or connection.stream.reports:
+        if time.monotonic() - began >= STEADY_SECONDS or connection.stream.understood:
             self._back_off.reset()
 
     def _begun(self, peer: str) -> None:

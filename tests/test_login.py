@@ -23,6 +23,8 @@ ACCEPTED = [
     b"response:success\n",
     b"Action: login\r\nRESPONSE: \tSUCCESS\r\n\r\n",
     b'{"status":"Success","token":"x"}',
+    b'{"Response":"Success","Message":"Authentication accepted"}\r\n',
+    b'{"event":"login","response":"Success"}',
     b'{"event":"BootUp","sn":"369351034049"}',
 ]
 REFUSED = [
@@ -32,6 +34,19 @@ REFUSED = [
     b'{"status":"Failed","errno":"20003"}',
     b'{ "status" : "Failed" }',
     b'{"errno":20002}',
+    b'{"response":"error","message":"Authentication failed"}\r\n',
+    b'{"Response":"Error","Message":"Authentication failed"}',
+    b'{"event":"login","response":"Failed"}',
+    b'{"event":"LoginFailed","result":"failure"}',
+    b'{"status":"Error","errno":"30003"}',
+    b'{"action":"login","result":"fail"}',
+]
+UNKNOWN = [
+    b'{"message":"wrong password"}\r\n',
+    b'{"code":401}',
+    b'{"errno":"30003"}',
+    b'{"action":"login","result":"no"}',
+    b'{"event":"AuthenticationRefused"}',
 ]
 CALL = (
     b'{"event":"NewCdr","callid":"1571897930.5","timestart":"2019-10-23 22:18:50",'
@@ -69,6 +84,13 @@ def test_a_success_is_one_in_any_chunking(answer: bytes) -> None:
 def test_a_refusal_is_one_in_any_chunking(answer: bytes) -> None:
     for size in range(1, len(answer) + 1):
         assert decision(answer, size) is Verdict.REFUSED
+
+
+@pytest.mark.parametrize("answer", UNKNOWN)
+def test_json_that_is_no_answer_we_know_decides_nothing_until_an_event(answer: bytes) -> None:
+    for size in range(1, len(answer) + 1):
+        assert decision(answer, size) is Verdict.UNDECIDED
+    assert decision(answer + CALL % b"ANSWERED", 1) is Verdict.ACCEPTED
 
 
 @pytest.mark.parametrize("status", [b"ANSWERED", b"FAILED", b"Failed", b"NO ANSWER"])

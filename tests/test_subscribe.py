@@ -158,6 +158,22 @@ async def test_a_longer_report_is_taken_once_it_may_be_longer() -> None:
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(("said", "is_reset"), [('{"message":"busy"}', False), (call(0), True)])
+async def test_only_what_a_pbx_reports_makes_the_next_wait_short_again(
+    said: str, is_reset: bool
+) -> None:
+    async def serve(web_socket: web.WebSocketResponse) -> None:
+        await web_socket.send_str(SUBSCRIBED)
+        await web_socket.send_str(said)
+        await web_socket.close()
+
+    async with bench_with(serving(serve)) as (_, bench):
+        back_off = bench.subscription._back_off = BackOff(0.001)
+        await bench.heard.wait_for("pbx_connected", times=4)
+    assert (back_off.wait() <= 0.002) == is_reset
+
+
+@pytest.mark.asyncio
 async def test_a_connection_that_is_lost_is_told_and_made_anew() -> None:
     async def break_off(web_socket: web.WebSocketResponse) -> None:
         await web_socket.send_str(SUBSCRIBED)
