@@ -4,6 +4,7 @@ import contextlib
 import csv
 import gzip
 import io
+import json
 import os
 import re
 import sqlite3
@@ -128,6 +129,13 @@ def test_the_figures_of_all_calls_without_a_range(tmp_path: Path) -> None:
         },
         "groups": [],
     }
+
+
+def test_talk_times_may_add_up_to_any_number(tmp_path: Path) -> None:
+    call = {"duration": 2**63 - 1, "talk_duration": 2**63 - 1}
+    database = filled(tmp_path, *at("2024-03-01T09:00:00Z", "2024-03-01T09:01:00Z", **call), call)
+    shown = report("--db", database, "--format", "json")
+    assert json.loads(shown.stdout)["total"]["talk_time"] == 3 * (2**63 - 1)
 
 
 def test_an_empty_database_has_figures_too(tmp_path: Path) -> None:
