@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from cdrd import drain
 from cdrd.batch import Batch, QuarantinedReport, Waiting
 from cdrd.database import open_reader
 from cdrd.drain import Drainer
@@ -209,22 +210,28 @@ async def test_a_file_that_has_not_changed_is_not_looked_at_again(
 ) -> None:
     writer = bench.writer()
     await store_some(bench, writer)
-    looks = 0
-    reopen = bench.store.reopen
+    looks, stamps = 0, 0
+    reopen, stamp = bench.store.reopen, drain._stamp
 
     async def counted(take_up: Callable[[], Awaitable[None]]) -> None:
         nonlocal looks
         looks += 1
         await reopen(take_up)
 
+    def stamped(database: Path) -> object:
+        nonlocal stamps
+        stamps += 1
+        return stamp(database)
+
     monkeypatch.setattr(bench.store, "reopen", counted)
+    monkeypatch.setattr(drain, "_stamp", stamped)
     async with running(writer), draining(bench.drainer(writer)):
         await bench.damage()
         bench.receive(200)
         writer.wake()
         await bench.until(lambda: looks == 1)
-        for _ in range(20):
-            await asyncio.sleep(0.01)
+        before = stamps
+        await bench.until(lambda: stamps >= before + 3)  # two have been compared
         assert looks == 1
         os.utime(bench.store.path)
         await bench.until(lambda: looks == 2)
