@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from cdrd.batch import QuarantinedReport
+from cdrd.followed import Followed
 from cdrd.frame import PAYLOAD_BYTES
 from cdrd.leg import ConferenceLeg, is_another, merge
 from cdrd.local_time import Choice, Repeated, Span, choice_of, decide, repeated_hour, utc_text
@@ -30,7 +31,8 @@ class Arrival:
     """What is to be stored in one transaction, all of one portal.
 
     ``until`` and ``since`` are Unix seconds: when the legs were read, and when the portal's table
-    was read to its end before that, None where it was not.
+    was read to its end before that, None where it was not. ``again`` has the CallIDs of rows that
+    were made legs before: of such a leg no new one is stored, should it have been deleted.
     """
 
     portal: str
@@ -40,12 +42,13 @@ class Arrival:
     since: float | None = None
     legs: Sequence[ConferenceLeg] = ()
     quarantined: Sequence[QuarantinedReport] = ()
-    followed: int | None = None  # up to which CallID the portal's table was read with this
+    again: frozenset[int] = frozenset()
+    followed: Followed | None = None  # up to where the portal's table was read with this
 
 
 @dataclass(slots=True)
 class StoredLegs:
-    """What became of legs; each of them is counted once.
+    """What became of legs; each of them is counted once, but for those that were deleted before.
 
     ``changed`` has the CallIDs of those that were stored or updated. ``told`` has those with a time
     in an hour that came twice, also ones that were stored before: whether anything tells which of
@@ -76,6 +79,8 @@ def store_legs(connection: sqlite3.Connection, arrival: Arrival) -> StoredLegs:
     with transaction(connection):
         for legs in _one_state_each(arrival.legs):
             known = _read_rows(connection, arrival.portal, list(legs))
+            for call_id in arrival.again & (legs.keys() - known.keys()):
+                del legs[call_id]
             refused += [
                 _refused(arrival, legs.pop(call_id), known.pop(call_id).leg)
                 for call_id in _strangers(legs, known)
@@ -87,11 +92,17 @@ def store_legs(connection: sqlite3.Connection, arrival: Arrival) -> StoredLegs:
     return outcome
 
 
-def read_followed(connection: sqlite3.Connection, portal: str) -> int:
-    """Read up to which CallID a portal's table was read, 0 where it never was."""
-    query = "SELECT call_id FROM followed_portal WHERE portal = ?"
+def read_followed(connection: sqlite3.Connection, portal: str) -> Followed | None:
+    """Read up to where a portal's table was read, None where it never was."""
+    query = "SELECT call_id, timezone, due FROM followed_portal WHERE portal = ?"
     found = connection.execute(query, (portal,)).fetchone()
-    return int(found[0]) if found else 0
+    if found is None:
+        return None
+    call_id, timezone, due = found
+    if due is None:
+        return Followed.with_all_due(call_id, timezone)
+    read = {int(call_id): digest for call_id, digest in orjson.loads(due).items()}
+    return Followed(call_id, timezone, read)
 
 
 def read_in_progress(connection: sqlite3.Connection, portal: str, joined_after: str) -> list[int]:
@@ -104,12 +115,14 @@ def read_in_progress(connection: sqlite3.Connection, portal: str, joined_after: 
     return [call_id for (call_id,) in found]
 
 
-def _remember_followed(connection: sqlite3.Connection, portal: str, call_id: int) -> None:
-    connection.execute(
-        "INSERT INTO followed_portal VALUES (?, ?) ON CONFLICT (portal)"
-        " DO UPDATE SET call_id = excluded.call_id WHERE call_id <> excluded.call_id",
-        (portal, call_id),
-    )
+def _remember_followed(connection: sqlite3.Connection, portal: str, followed: Followed) -> None:
+    if followed != read_followed(connection, portal):
+        due = orjson.dumps(followed.due, option=orjson.OPT_NON_STR_KEYS).decode()
+        connection.execute(
+            "INSERT OR REPLACE INTO followed_portal (portal, call_id, timezone, due)"
+            " VALUES (?, ?, ?, ?)",
+            (portal, followed.call_id, followed.timezone, due),
+        )
 
 
 def _one_state_each(legs: Iterable[ConferenceLeg]) -> list[dict[int, ConferenceLeg]]:

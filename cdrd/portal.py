@@ -1,7 +1,8 @@
 """Turns a portal's ConferenceCall2 into stored legs: reads on by CallID, and looks again.
 
 The rule that must stay true: up to where the table was read is remembered with what was read, so
-a break of either side leaves no gap; and a leg is asked about until it has ended.
+a break of either side leaves no gap, and what was deleted of it here does not come back; and a leg
+is asked about until it has ended.
 """
 
 import asyncio
@@ -12,12 +13,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from hashlib import blake2b
 from typing import Final, TypeVar
 from zoneinfo import ZoneInfo
 
 from cdrd.address import parse_address
 from cdrd.batch import QuarantinedReport
 from cdrd.config import Portal
+from cdrd.followed import WINDOW_IDS, Followed
 from cdrd.frame import PAYLOAD_BYTES
 from cdrd.leg import ConferenceLeg, NotALeg, column_of, make_leg, missing_columns
 from cdrd.leg_store import Arrival, read_followed, read_in_progress
@@ -36,9 +39,6 @@ REFUSED_SECONDS: Final = 10 * 60.0
 """A portal that refuses us is asked again so rarely that it locks nobody out and fills no log."""
 
 PAGE_ROWS: Final = 1000
-WINDOW_IDS: Final = 100
-"""So far back each look begins: rows may be committed in another order than that of their ids."""
-
 HOUR: Final = 60 * 60.0
 RECENT_SECONDS: Final = 24 * HOUR
 """Legs that joined before that and have no end are looked at once an hour: some never get one."""
@@ -135,61 +135,84 @@ class PortalFollower:
         call_ids = await self._store.run(read_in_progress, name, joined_after)
         for some in _slices(call_ids):
             rows = await _blocking(table, partial(table.rows_of, some))
-            await self._keep(rows)
+            legs, bad = await asyncio.to_thread(self._made, rows)
+            again = frozenset(leg.call_id for leg in legs)
+            await self._store_legs(legs, list(bad.values()), again=again)
         if is_due:
             self._old_looked_at = now
 
     async def _read_on(self, table: PortalTable) -> None:
         """Read page after page up to the table's end."""
-        followed = await self._store.run(read_followed, self._portal.name)
-        position = max(0, followed - WINDOW_IDS)
-        while True:
-            rows = await _blocking(table, partial(table.rows_after, position, PAGE_ROWS))
-            if not rows:
-                break
+        name, timezone = self._portal.name, self._portal.timezone
+        followed = await self._store.run(read_followed, name) or Followed(0, timezone, {})
+        position = max(0, followed.call_id - WINDOW_IDS)
+        while rows := await _blocking(table, partial(table.rows_after, position, PAGE_ROWS)):
             position = _call_id(rows[-1])
-            followed = max(followed, position)
-            await self._keep(rows, followed)
+            followed = await self._keep(rows, followed)
             if len(rows) < PAGE_ROWS:
-                return
-        if followed and position < followed:
+                break
+        if position < followed.call_id:
             await self._step_back(table, followed)
 
-    async def _step_back(self, table: PortalTable, followed: int) -> None:
+    async def _step_back(self, table: PortalTable, followed: Followed) -> None:
         """Follow a table whose newest rows are gone: a new one would else never be read."""
         newest = await _blocking(table, table.newest) or 0
-        if newest < followed:
-            self._log.warning("portal_shrunk", followed=followed, newest=newest)
-            await self._keep([], newest)
+        if newest < followed.call_id:
+            self._log.warning("portal_shrunk", followed=followed.call_id, newest=newest)
+            # Its ids may have been given again by now.
+            anew = Followed.with_all_due(newest, followed.timezone)
+            await self._store_legs(followed=anew)
 
-    async def _keep(self, rows: Sequence[Fields], followed: int | None = None) -> None:
-        """Store rows; what cannot be a leg goes to quarantine."""
-        now = time.time()
-        legs, bad = await asyncio.to_thread(self._made, rows, now)
+    async def _keep(self, rows: Sequence[Fields], followed: Followed) -> Followed:
+        """Store rows of the table's next; return up to where it is read with them."""
+        legs, bad = await asyncio.to_thread(self._made, rows)
+        digests = {call_id: _digest(report) for call_id, report in bad.items()}
+        news = [
+            report
+            for call_id, report in bad.items()
+            if followed.is_due(call_id) and followed.due.get(call_id) != digests[call_id]
+        ]
+        again = frozenset(leg.call_id for leg in legs if not followed.is_due(leg.call_id))
+        after = followed.after(dict.fromkeys((leg.call_id for leg in legs), None) | digests)
+        await self._store_legs(legs, news, again=again, followed=after)
+        return after
+
+    async def _store_legs(
+        self,
+        legs: Sequence[ConferenceLeg] = (),
+        bad: Sequence[QuarantinedReport] = (),
+        *,
+        again: frozenset[int] = frozenset(),
+        followed: Followed | None = None,
+    ) -> None:
         arrival = Arrival(
             self._portal.name,
             self._zone,
-            now,
+            time.time(),
             source=PORTAL,
             since=self._read_at,
             legs=legs,
             quarantined=bad,
+            again=again,
             followed=followed,
         )
         await self._writer.store_legs(arrival)
 
     def _made(
-        self, rows: Sequence[Fields], now: float
-    ) -> tuple[list[ConferenceLeg], list[QuarantinedReport]]:
-        """Make legs of rows. Raises PortalRefused for a table that is another one."""
+        self, rows: Sequence[Fields]
+    ) -> tuple[list[ConferenceLeg], dict[int, QuarantinedReport]]:
+        """Make legs of rows, and by CallID what goes to quarantine as it cannot be one.
+
+        Raises PortalRefused for a table that is another one.
+        """
         if rows and (missing := missing_columns(rows[0])):
             raise PortalRefused(f"its ConferenceCall2 has no column {', '.join(missing)}")
-        legs, bad = [], []
+        legs, bad = [], {}
         for row in rows:
             try:
                 legs.append(make_leg(row, portal=self._portal.name, zone=self._zone))
             except NotALeg as error:
-                bad.append(self._quarantined(row, str(error), now))
+                bad[_call_id(row)] = self._quarantined(row, str(error), time.time())
         return legs, bad
 
     def _quarantined(self, row: Fields, reason: str, now: float) -> QuarantinedReport:
@@ -209,6 +232,10 @@ def _call_id(row: Fields) -> int:
     value = next(value for name, value in row.items() if column_of(name) == "call_id")
     assert isinstance(value, bytes)
     return int(value)
+
+
+def _digest(report: QuarantinedReport) -> str:
+    return blake2b(report.payload, digest_size=8).hexdigest()
 
 
 def _csv_line(row: Fields) -> bytes:

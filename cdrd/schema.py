@@ -166,7 +166,14 @@ CREATE TABLE fetched_history (
 
 """
 
-MIGRATIONS: Final = (_VERSION_1,)
+_VERSION_2: Final = """
+-- What the portal's times were read with, and which CallIDs of the last ones no leg was made of yet
+-- (cdrd/followed.py), as a JSON object; '' and NULL where an older version has read them.
+ALTER TABLE followed_portal ADD COLUMN timezone TEXT NOT NULL DEFAULT '';
+ALTER TABLE followed_portal ADD COLUMN due TEXT;
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 """Each takes the schema from its index to the next version; a released one never changes."""
 
 VERSION: Final = len(MIGRATIONS)

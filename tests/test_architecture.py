@@ -19,6 +19,7 @@ CORE = {
     "csv_lines",
     "door",
     "fetch",
+    "followed",
     "formula",
     "frame",
     "gap_watch",

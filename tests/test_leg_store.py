@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdrd.batch import QuarantinedReport
+from cdrd.followed import Followed
 from cdrd.leg import ConferenceLeg
 from cdrd.leg_store import Arrival, StoredLegs, read_followed, read_in_progress, store_legs
 from cdrd.schema import migrate
@@ -117,9 +118,9 @@ def test_nothing_is_stored_of_what_fails(connection: sqlite3.Connection) -> None
     wrong: Any = b"bytes"
     broken = leg(8)._replace(call_state=wrong)
     with pytest.raises(sqlite3.Error):
-        store(connection, leg(7), broken, followed=8)
+        store(connection, leg(7), broken, followed=Followed(8, "UTC", {}))
     assert rows(connection) == {}
-    assert read_followed(connection, "video") == 0
+    assert read_followed(connection, "video") is None
     assert not connection.in_transaction
 
 
@@ -133,13 +134,30 @@ def test_more_legs_than_a_query_takes_are_stored(connection: sqlite3.Connection)
 
 
 def test_up_to_where_a_portal_was_read_is_remembered(connection: sqlite3.Connection) -> None:
-    assert read_followed(connection, "video") == 0
-    store(connection, leg(7), followed=7)
+    assert read_followed(connection, "video") is None
+    first, back = Followed(7, "UTC", {5: "", 6: "af"}), Followed(4, "Europe/Berlin", {})
+    store(connection, leg(7), followed=first)
     store(connection, leg(900))  # a file from later on: what lies between is still to be read
-    assert read_followed(connection, "video") == 7
-    store(connection, followed=4)
-    assert read_followed(connection, "video") == 4
-    assert read_followed(connection, "other") == 0
+    assert read_followed(connection, "video") == first
+    store(connection, followed=back)
+    assert read_followed(connection, "video") == back
+    assert read_followed(connection, "other") is None
+
+
+def test_where_a_portal_was_read_is_not_written_again(connection: sqlite3.Connection) -> None:
+    store(connection, leg(7), followed=Followed(7, "UTC", {5: ""}))
+    before = connection.total_changes
+    store(connection, leg(7), followed=Followed(7, "UTC", {5: ""}))
+    assert connection.total_changes == before
+
+
+def test_a_leg_that_was_deleted_is_not_stored_again(connection: sqlite3.Connection) -> None:
+    store(connection, leg(7), leg(8, **IN_PROGRESS))
+    connection.execute("DELETE FROM conference_leg WHERE call_id = 7")
+    outcome = store(connection, leg(7), leg(8), leg(9), again=frozenset({7, 8}))
+    assert counts(outcome) == (1, 1, 0)
+    assert outcome.changed == [8, 9]
+    assert [leg for _, leg in rows(connection).values()] == [leg(8), leg(9)]
 
 
 def test_the_legs_without_an_end_are_found_by_their_index(connection: sqlite3.Connection) -> None:

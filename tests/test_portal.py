@@ -14,7 +14,8 @@ from typing import Any
 import pymysql
 import pytest
 
-from cdrd.portal import PAGE_ROWS, WINDOW_IDS
+from cdrd.followed import WINDOW_IDS
+from cdrd.portal import PAGE_ROWS
 from tests.bench.server import free_port
 from tests.portal_rows import IN_PROGRESS, ROW, row
 from tests.running import DEADLINE_SECONDS, HQ, RunningDaemon, cdrd, count, rows, write_config
@@ -275,6 +276,27 @@ def test_a_bad_row_goes_to_quarantine_once(tmp_path: Path, portal: MariaDb) -> N
     assert count(tmp_path / "cdr.sqlite3", "conference_calls") == 4
 
 
+def test_what_was_deleted_does_not_come_back(tmp_path: Path, portal: MariaDb) -> None:
+    portal.insert(row(1), row(2, JoinTime="0000-00-00 00:00:00"), row(4, **IN_PROGRESS))
+    with following(tmp_path, portal.port) as daemon:
+        daemon.wait_for("portal_rows_stored", stored=2)
+        daemon.wait_for("portal_row_quarantined", id=1)
+        purged = cdrd("purge", "-c", daemon.config, "--before", "2020-01-01", "--tenant", "Default")
+        dropped = cdrd("quarantine", "drop", "-c", daemon.config, "1")
+        assert purged.stderr.endswith("2 conference legs deleted\n")
+        assert dropped.stderr == "1 dropped\n"
+        portal.end(4)
+        portal.insert(row(3), row(5))
+        daemon.wait_for("portal_rows_stored", stored=2, first_call_id=3, last_call_id=5)
+        daemon.stop()
+    assert count(tmp_path / "cdr.sqlite3", "quarantine") == 0
+    portal.execute("UPDATE ConferenceCall2 SET JoinTime = LeaveTime WHERE CallID = 2")
+    with following(tmp_path, portal.port) as daemon:
+        daemon.wait_for("portal_rows_stored", stored=1, first_call_id=2)
+    assert [leg["call_id"] for leg in legs(tmp_path)] == [2, 3, 5]
+    assert count(tmp_path / "cdr.sqlite3", "quarantine") == 0
+
+
 def test_columns_are_read_by_name(tmp_path: Path, portal: MariaDb) -> None:
     portal.execute("ALTER TABLE ConferenceCall2 DROP COLUMN Extension")
     portal.execute("ALTER TABLE ConferenceCall2 MODIFY RoomOwner varchar(80) NOT NULL FIRST")
@@ -363,6 +385,17 @@ def test_a_table_whose_rows_are_gone_is_followed_on(tmp_path: Path, portal: Mari
         told = daemon.wait_for("portal_row_quarantined")
         assert "give it another name in [[portal]]" in told["reason"]
     assert len(legs(tmp_path)) == 2 * WINDOW_IDS - 1
+
+
+def test_ids_that_are_given_again_are_followed(tmp_path: Path, portal: MariaDb) -> None:
+    portal.insert(row(1), row(2), row(3))
+    with following(tmp_path, portal.port) as daemon:
+        daemon.wait_for("portal_rows_stored", stored=3)
+        cdrd("purge", "-c", daemon.config, "--before", "2020-01-01", "--tenant", "Default")
+        portal.execute("DELETE FROM ConferenceCall2 WHERE CallID > 1")
+        daemon.wait_for("portal_shrunk", followed=3, newest=1)
+        portal.insert(row(2, UniqueCallID="77", JoinTime="2021-01-01 00:00:00"))
+        daemon.wait_for("portal_rows_stored", last_call_id=2)
 
 
 def test_what_does_not_answer_as_mysql_is_lost(tmp_path: Path) -> None:

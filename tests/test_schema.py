@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cdrd.leg_store import read_followed
 from cdrd.schema import APPLICATION_ID, VERSION, NotOurDatabase, check_schema, migrate
 from tests.example import CALL
 
@@ -118,6 +119,20 @@ def test_each_database_has_a_number_key_of_its_own(
     other.close()
     assert all(isinstance(key, bytes) and len(key) == 32 for key in keys)
     assert keys[0] != keys[1]
+
+
+def test_a_file_of_the_first_version_keeps_up_to_where_a_portal_was_read(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("cdrd.schema.VERSION", 1)
+        migrate(connection)
+        connection.execute("INSERT INTO followed_portal VALUES ('video', 107)")
+    assert migrate(connection) == 1
+    followed = read_followed(connection, "video")
+    assert followed is not None
+    assert followed[:2] == (107, "")
+    assert set(followed.due) == set(range(8, 108))  # any of them may not have been there yet
 
 
 def test_a_newer_file_is_refused_and_not_touched(connection: sqlite3.Connection) -> None:
