@@ -142,15 +142,19 @@ class PortalFollower:
             self._old_looked_at = now
 
     async def _read_on(self, table: PortalTable) -> None:
-        """Read page after page up to the table's end."""
+        """Read page after page up to the table's end; all of it where the zone was corrected."""
         name, timezone = self._portal.name, self._portal.timezone
         followed = await self._store.run(read_followed, name) or Followed(0, timezone, {})
-        position = max(0, followed.call_id - WINDOW_IDS)
+        corrected = followed.timezone != timezone
+        position = 0 if corrected else max(0, followed.call_id - WINDOW_IDS)
         while rows := await _blocking(table, partial(table.rows_after, position, PAGE_ROWS)):
             position = _call_id(rows[-1])
             followed = await self._keep(rows, followed)
             if len(rows) < PAGE_ROWS:
                 break
+        if corrected:
+            followed = followed._replace(timezone=timezone)
+            await self._store_legs(followed=followed)
         if position < followed.call_id:
             await self._step_back(table, followed)
 

@@ -297,6 +297,28 @@ def test_what_was_deleted_does_not_come_back(tmp_path: Path, portal: MariaDb) ->
     assert count(tmp_path / "cdr.sqlite3", "quarantine") == 0
 
 
+def test_a_corrected_zone_corrects_all_legs_and_brings_none_back(
+    tmp_path: Path, portal: MariaDb
+) -> None:
+    last = 2 * WINDOW_IDS
+    portal.insert(*(row(call_id) for call_id in range(1, last + 1)))
+    (tmp_path / "video.password").write_text(PASSWORD)
+    wrong = portal_table(portal.port).replace("America/New_York", "Europe/Berlin")
+    with RunningDaemon(tmp_path, HQ + wrong) as daemon:
+        daemon.wait_for("portal_rows_stored", stored=last)
+        daemon.stop()
+    with contextlib.closing(sqlite3.connect(daemon.database)) as database, database:
+        database.execute("DELETE FROM conference_leg WHERE call_id = 7")
+    for newest in (last + 1, last + 2):
+        portal.insert(row(newest))
+        with following(tmp_path, portal.port) as daemon:
+            told = daemon.wait_for("portal_rows_stored", last_call_id=newest)
+            assert told["updated"] == (last - 1 if newest == last + 1 else 0)
+            daemon.stop()
+    assert {leg["join_time"] for leg in legs(tmp_path)} == {"2017-09-14T13:30:15Z"}
+    assert [leg["call_id"] for leg in legs(tmp_path) if leg["call_id"] < 9] == [1, 2, 3, 4, 5, 6, 8]
+
+
 def test_columns_are_read_by_name(tmp_path: Path, portal: MariaDb) -> None:
     portal.execute("ALTER TABLE ConferenceCall2 DROP COLUMN Extension")
     portal.execute("ALTER TABLE ConferenceCall2 MODIFY RoomOwner varchar(80) NOT NULL FIRST")
