@@ -9,7 +9,7 @@ from typing import Final
 
 from cdrd import __version__
 from cdrd.exits import EXIT_CONFIG, EXIT_DONE, EXIT_FAILED, ConfigError
-from cdrd.stdio import let_go, open_missing
+from cdrd.stdio import escape_unencodable, let_go, open_missing
 
 COMMANDS: Final = {
     "serve": "the daemon, in the foreground; its log on stdout",
@@ -113,6 +113,7 @@ UNWRITTEN: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EB
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; for anything a user did, one clear sentence and an exit status."""
     open_missing()
+    escape_unencodable()
     words = sys.argv[1:] if argv is None else argv
     command = next((word for word in words if word in COMMANDS), "")
     status = EXIT_DONE

@@ -5,6 +5,7 @@ printed would go into it.
 """
 
 import contextlib
+import io
 import os
 import sys
 from typing import Final
@@ -21,6 +22,13 @@ def open_missing() -> None:
             # It is the lowest number that is free; those whom we start are to have it too.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
+def escape_unencodable() -> None:
+    """Print as an escape what the locale's encoding has not; data goes out as bytes, in UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def let_go() -> None:

@@ -35,9 +35,9 @@ def shell(redirection: str, *arguments: str | Path) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with a call and something in quarantine."""
+    """A database with a call and something in quarantine, of a PBX that ASCII cannot spell."""
     path = tmp_path_factory.mktemp("filled")
-    filled(path, calls(1) + BAD)
+    filled(path, calls(1) + BAD, tables=HQ.replace("hq", "Łódź"))
     return path
 
 
@@ -56,6 +56,39 @@ def test_a_stream_that_is_closed_is_dev_null(
 ) -> None:
     ended = shell(redirection, *arguments, "-c", directory / "config.toml")
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+ASCII = {
+    "PYTHONIOENCODING": {"PYTHONIOENCODING": "ascii"},
+    "LC_ALL": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+@pytest.fixture(params=ASCII)
+def _ascii(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what is started print ASCII alone."""
+    for name, value in ASCII[request.param].items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("_ascii")
+@pytest.mark.parametrize("arguments", PRINTING[1:], ids=" ".join)
+def test_what_the_locale_cannot_spell_is_escaped(
+    directory: Path, arguments: tuple[str, ...]
+) -> None:
+    ended = shell("", *arguments, "-c", directory / "config.toml")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert r"\u0141\xf3d\u017a" in ended.stdout
+
+
+@pytest.mark.usefixtures("_ascii")
+@pytest.mark.parametrize(
+    "arguments", [("export", "calls"), ("report", "--by", "pbx", "--format", "json")], ids=" ".join
+)
+def test_data_is_utf8_whatever_the_locale(directory: Path, arguments: tuple[str, ...]) -> None:
+    ended = shell("", *arguments, "-c", directory / "config.toml")
+    assert ended.returncode == 0, ended.stderr
+    assert "Łódź" in ended.stdout
 
 
 @pytest.mark.parametrize("redirection", CLOSED)
