@@ -7,8 +7,9 @@ nothing is ever dropped: when it is ``full``, reading pauses.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
+from pickle import PickleBuffer
 from typing import Any, Final, NamedTuple
 
 from cdrd.block import Block, pack, read_rows
@@ -69,12 +70,16 @@ class Batch:
         return self.count + len(self.quarantined) + len(self.restored)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        """Return what a commit is made of, for a pickle: the tails of lines stay here."""
-        blocks = [replace(block, tails="", sample=()) for block in self.blocks]
+        """Return what a commit is made of, for a pickle: the tails of lines stay here.
+
+        The bytes of the blocks may be left out of the pickle, for who makes it to hand over.
+        """
+        blocks = [(each.count, PickleBuffer(each.columns), each.mended) for each in self.blocks]
         return blocks, self.quarantined, self.resolved, self.restored, self.repeated, self.count
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.blocks, self.quarantined, self.resolved, self.restored, *rest = state
+        blocks, self.quarantined, self.resolved, self.restored, *rest = state
+        self.blocks = [Block(count, columns, "", (), mended) for count, columns, mended in blocks]
         self.repeated, self.count = rest
         self.size = 0
 

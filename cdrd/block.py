@@ -23,7 +23,7 @@ class Block:
     """Records that were taken into custody together."""
 
     count: int
-    columns: bytes  # their columns, record by record, marshalled
+    columns: bytes | memoryview  # their columns, record by record, marshalled
     tails: str  # of their log lines, a line each
     sample: tuple[tuple[int, CallRecord], ...]  # some of them, by their place
     mended: bool = False  # the JSON of each had to be
@@ -58,7 +58,7 @@ def pack(rows: Sequence[Row], *, plain: bool = False, mended: bool = False) -> B
     return Block(len(rows), columns, spell_tails(rows, plain=plain), records, mended)
 
 
-def read_rows(columns: bytes) -> list[Row]:
+def read_rows(columns: bytes | memoryview) -> list[Row]:
     """Return the columns of each of a block's records."""
     rows: list[Row] = marshal.loads(columns)  # noqa: S302 - of our own making, in this run
     return rows

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, Concatenate, Final, Self
@@ -93,24 +93,24 @@ class StoreProcess:
 
 
 class _Messages(asyncio.Protocol):
-    """What either end reads: messages, each a pickle behind its size."""
+    """What either end reads: messages, each as ``_spell`` spells it."""
 
     def __init__(self) -> None:
         self._received = bytearray()
 
     def data_received(self, data: bytes) -> None:
         """Take each message as it becomes whole."""
-        received = self._received
-        received += data
-        while len(received) >= SIZE_BYTES:
-            end = SIZE_BYTES + int.from_bytes(received[:SIZE_BYTES], "little")
-            if len(received) < end:
+        self._received += data
+        while len(self._received) >= SIZE_BYTES:
+            message = self._received
+            end = SIZE_BYTES + int.from_bytes(message[:SIZE_BYTES], "little")
+            if len(message) < end:
                 return
-            text = received[SIZE_BYTES:end]
-            del received[:end]
-            self.message_received(text)
+            self._received = message[end:]
+            del message[end:]
+            self.message_received(message)
 
-    def message_received(self, text: bytearray) -> None:
+    def message_received(self, message: bytearray) -> None:
         """Take a message: for either end to do."""
 
 
@@ -165,10 +165,10 @@ class ProcessConnection(_Messages):
             await self._ask(CLOSE)
         return await self._end()
 
-    def message_received(self, text: bytearray) -> None:
+    def message_received(self, message: bytearray) -> None:
         """Hand an answer over to whoever has asked."""
         asked = self._asked.popleft()
-        result, error = pickle.loads(text)  # noqa: S301 - from our own process
+        result, error = _read(message)
         if asked.cancelled():
             return
         if error is None:
@@ -201,9 +201,35 @@ def _ended(error: Exception | None = None) -> ProcessEnded:
     return ProcessEnded(f"the process that stores has ended{f': {error}' if error else ''}")
 
 
-def _spell(message: object) -> tuple[bytes, bytes]:
-    text = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    return len(text).to_bytes(SIZE_BYTES, "little"), text
+def _spell(message: object) -> list[bytes | memoryview]:
+    """Spell a message: behind its size its pickle, then what that leaves out, each behind its own.
+
+    A batch's blocks are left out: to copy them took 0.5 us a record, and memory in large pieces.
+    """
+    blocks: list[pickle.PickleBuffer] = []
+    text = pickle.dumps(message, pickle.HIGHEST_PROTOCOL, buffer_callback=blocks.append)
+    parts: list[bytes | memoryview] = [text, *(block.raw() for block in blocks)]
+    spelt: list[bytes | memoryview] = []
+    for part in parts:
+        spelt += (_size(len(part)), part)
+    return [_size(sum(map(len, spelt))), *spelt]
+
+
+def _size(size: int) -> bytes:
+    return size.to_bytes(SIZE_BYTES, "little")
+
+
+def _read(message: bytearray) -> Any:
+    """Read a message; its blocks stay where they are."""
+    text, *blocks = _parts(memoryview(message)[SIZE_BYTES:])
+    return pickle.loads(text, buffers=blocks)  # noqa: S301 - from our own process
+
+
+def _parts(spelt: memoryview) -> Iterator[memoryview]:
+    while spelt:
+        end = SIZE_BYTES + int.from_bytes(spelt[:SIZE_BYTES], "little")
+        yield spelt[SIZE_BYTES:end]
+        spelt = spelt[end:]
 
 
 class _Requests(_Messages):
@@ -213,8 +239,8 @@ class _Requests(_Messages):
         super().__init__()
         self.waiting: asyncio.Queue[bytearray | None] = asyncio.Queue()
 
-    def message_received(self, text: bytearray) -> None:
-        self.waiting.put_nowait(text)
+    def message_received(self, message: bytearray) -> None:
+        self.waiting.put_nowait(message)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whatever it was
         self.waiting.put_nowait(None)
@@ -229,10 +255,10 @@ async def _serve(answers: socket.socket, pipe: int, opened: list[ThreadConnectio
     requests = os.fdopen(pipe, "rb", buffering=0)
     _, requested = await loop.connect_read_pipe(_Requests, requests)
     answering, _ = await loop.create_unix_connection(asyncio.Protocol, sock=answers)
-    while (text := await requested.waiting.get()) is not None:
+    while (message := await requested.waiting.get()) is not None:
         result = error = None
         try:
-            request = pickle.loads(text)  # noqa: S301 - of our caller
+            request = _read(message)
             if not opened:
                 opened.append(await ThreadConnection.open(request))
             elif request == CLOSE:

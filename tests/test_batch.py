@@ -236,13 +236,18 @@ def test_a_batch_keeps_what_a_commit_needs_when_it_is_pickled() -> None:
     batch.add(record(1))
     batch.add(record(2), mended=True)
     batch.add_quarantined(quarantined(4))
-    there = pickle.loads(pickle.dumps(batch))
+    left_out: list[pickle.PickleBuffer] = []
+    text = pickle.dumps(batch, pickle.HIGHEST_PROTOCOL, buffer_callback=left_out.append)
+    assert len(left_out) == len(batch.blocks) == 2
+    for block, of_it in zip(batch.blocks, left_out, strict=True):
+        assert of_it.raw().obj is block.columns
+    there = pickle.loads(text, buffers=left_out)
     assert there.records == batch.records
     assert {type(one) for one in there.records} == {CallRecord}
     assert there.quarantined == batch.quarantined
     assert there.restored == batch.restored
     assert (there.resolved, there.repeated, len(there)) == ([7], True, len(batch))
-    assert not pickle.loads(pickle.dumps(Batch()))
+    assert not pickle.loads(pickle.dumps(Batch(), pickle.HIGHEST_PROTOCOL))
 
 
 steps = st.sampled_from(

@@ -1,7 +1,5 @@
 """A block holds exactly its records, and the rows that they become are told from it."""
 
-import pickle
-
 import orjson
 import pytest
 
@@ -20,7 +18,6 @@ def test_its_records_are_those_that_it_was_made_of() -> None:
     block = pack(RECORDS)
     assert (block.count, block.records) == (7, RECORDS)
     assert {type(record) for record in block.records} == {CallRecord}
-    assert pickle.loads(pickle.dumps(block)) == block
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 50, 110])
