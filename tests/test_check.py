@@ -17,7 +17,7 @@ from cdrd.cli import main
 from cdrd.commands import check_login
 from cdrd.config import load_config
 from cdrd.database import wal_reset_bug
-from cdrd.schema import PAGE_BYTES
+from cdrd.schema import PAGE_BYTES, VERSION
 from cdrd.simulate.pbx import SimulatedPBX
 from cdrd.simulate.reports import new_cdr
 from tests.running import HQ, RunningDaemon, counted_logins, send, write_config
@@ -132,7 +132,12 @@ def test_a_sound_database_is_described_and_has_nothing_to_mend(tmp_path: Path) -
     assert (status, faults(said)) == (0, []), said
     told = [line.split(None, 1) for line in said.partition("\ndatabase ")[2].splitlines()]
     words = [" ".join(line) for line in told]
-    for line in ("schema version 1", "journal mode", "calls 1,234 (by", "quarantine 1; cdrd"):
+    for line in (
+        f"schema version {VERSION}",
+        "journal mode",
+        "calls 1,234 (by",
+        "quarantine 1; cdrd",
+    ):
         assert any(" ".join(word.split()).startswith(line) for word in words), said
     for ending in ("", "-wal", "-shm"):
         assert any("-rw-r-----" in word and word.endswith(f"{database}{ending}") for word in words)
