@@ -68,7 +68,8 @@ def trunks(source: Group, destination: Group) -> tuple[Group, ...]:
     return tuple(dict.fromkeys(trunk for trunk in (source, destination) if trunk)) or (None,)
 
 
-# What is missing lasts no time. Whoever reached a voice mailbox was not answered.
+# What is missing lasts no time. Whoever reached a voice mailbox was not answered. A leg without an
+# end lasts a day at most: of some the portal never tells one, or has deleted the row.
 SOURCES: Final = {
     "calls": Source(
         CALLS,
@@ -90,12 +91,12 @@ SOURCES: Final = {
         "CAST(strftime('%s', join_time) AS INTEGER),"
         " CASE WHEN leave_time IS NOT NULL"
         " THEN max(strftime('%s', leave_time) - strftime('%s', join_time), 0)"
-        " WHEN call_state = 'IN PROGRESS' THEN max({now} - strftime('%s', join_time), 0)"
+        " WHEN call_state = 'IN PROGRESS'"
+        " THEN min(max({now} - strftime('%s', join_time), 0), 86400)"
         " ELSE 0 END AS duration,"
         " NULL, ifnull(call_state IN ('COMPLETED', 'IN PROGRESS'), 0)",
-        "SELECT seq FROM conference_leg WHERE join_time < ? AND"
-        " ((leave_time IS NULL AND call_state = 'IN PROGRESS')"
-        " OR strftime('%s', leave_time) - strftime('%s', join_time) > 86400)",
+        "SELECT seq FROM conference_leg WHERE join_time < ?"
+        " AND strftime('%s', leave_time) - strftime('%s', join_time) > 86400",
         {
             "extension": _column("extension"),
             "portal": _column("portal"),

@@ -89,6 +89,13 @@ def test_a_leg_in_progress_lasts_until_now_and_one_that_never_was_lasts_no_time(
     ]
 
 
+def test_a_leg_whose_end_is_never_told_lasts_a_day(database: sqlite3.Connection) -> None:
+    joined = ("2014-03-01T00:00:00Z", "2024-02-29T00:00:00Z", "2024-02-29T02:00:01Z")
+    store_legs(database, *({"join_time": time, "call_state": "IN PROGRESS"} for time in joined))
+    assert [leg.duration for leg in read(database, LEGS)] == [DAY, DAY, DAY - 1]
+    assert [leg.duration for leg in read(database, LEGS, MARCH)] == [DAY, DAY - 1]
+
+
 # Groups
 
 
@@ -181,13 +188,14 @@ def test_what_lasts_into_a_range_is_found_however_long_ago_it_began(
     assert len(set(found)) == len(found)
 
 
-def test_a_leg_that_still_lasts_is_found_however_long_ago_it_began(
+def test_a_leg_that_lasted_into_a_range_is_found_however_long_ago_it_began(
     database: sqlite3.Connection,
 ) -> None:
     long_ago = "2014-03-01T00:00:00Z"
     store_legs(
         database,
         {"join_time": long_ago, "call_state": "IN PROGRESS"},
+        {"join_time": "2024-02-29T12:00:00Z", "call_state": "IN PROGRESS"},
         {"join_time": long_ago, "leave_time": MARCH.end, "call_state": "COMPLETED"},
         {"join_time": long_ago, "leave_time": "2014-03-01T09:00:00Z", "call_state": "COMPLETED"},
         {"join_time": long_ago, "call_state": "RINGING"},
