@@ -57,7 +57,8 @@ class StoreProcess:
         with suppress(OSError):  # not allowed so much: the pipe holds less
             fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         theirs = (answering.fileno(), reading)
-        command = [sys.executable, "-m", "cdrd.store_process", *map(str, theirs)]
+        # -P: the directory that we were started in is nobody's to run files from.
+        command = [sys.executable, "-P", "-m", "cdrd.store_process", *map(str, theirs)]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
                 command,

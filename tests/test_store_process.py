@@ -228,6 +228,15 @@ def test_whoever_is_left_alone_does_what_was_asked_for_and_lets_go_of_the_lock(
     assert Path(f"{path}-wal").exists(), "as after any crash"
 
 
+def test_it_runs_no_file_of_the_directory_that_the_daemon_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uvloop.py").write_text("open('run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    StoreProcess().abandon()
+    assert [path.name for path in tmp_path.iterdir()] == ["uvloop.py"]
+
+
 def test_a_process_whose_caller_has_gone_before_it_opened_anything_ends() -> None:
     process = StoreProcess()
     process.abandon()
