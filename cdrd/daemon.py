@@ -119,6 +119,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._begin_to_stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])  # blocked by the command
 
     def _begin_to_stop(self) -> None:
         self._lines.release()
@@ -133,7 +135,6 @@ class Daemon:
             level=settings.level,
         )
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         loop.set_exception_handler(lambda _, context: _log_fault(log, context))
         return log
 

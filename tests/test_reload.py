@@ -1,5 +1,6 @@
 """A reload changes what has changed, drops nothing else, and a bad file changes nothing at all."""
 
+import os
 import signal
 import socket
 import ssl
@@ -28,6 +29,9 @@ from tests.test_http_listen import http_port, read_status, request
 
 STARTED = 1571897930
 BRANCH = '[[pbx]]\nname = "branch"\npeers = ["127.0.0.2"]\n'
+WEBHOOK = (
+    'http.listen = ["127.0.0.1:0"]\n' + HQ + '[pbx.events]\nkind = "webhook"\nsecret_file = "key"\n'
+)
 
 
 def call(number: int) -> bytes:
@@ -246,20 +250,28 @@ def test_an_idle_timeout_is_taken(tmp_path: Path, before: str) -> None:
 
 def test_a_webhooks_new_secret_is_taken(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("old\n")
-    tables = (
-        'http.listen = ["127.0.0.1:0"]\n'
-        + HQ
-        + '[pbx.events]\nkind = "webhook"\nsecret_file = "key"\n'
-    )
-    with RunningDaemon(tmp_path, tables) as daemon:
+    with RunningDaemon(tmp_path, WEBHOOK) as daemon:
         with connect(http_port(daemon)) as sock:
             assert status(sock, call(1), "old") == 200
             (tmp_path / "key").write_text("new\n")
-            reload(daemon, tables)
+            reload(daemon, WEBHOOK)
             assert status(sock, call(2), "new") == 200  # on the connection that was open
             assert status(sock, call(3), "old") == 403
         _, stopped = daemon.stop()
     assert stopped["stored"] == 2
+
+
+def test_a_sighup_before_anything_is_open_is_remembered(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    os.mkfifo(key)
+    with RunningDaemon(tmp_path, WEBHOOK) as daemon:
+        with key.open("w") as reading:  # returns when the daemon reads it, at its start
+            key.unlink()
+            key.write_text("new\n")
+            daemon.process.send_signal(signal.SIGHUP)
+            reading.write("old\n")
+        assert changes(daemon.wait_for("reloaded")) == ([], [], [])
+        assert daemon.stop()[0] == 0
 
 
 def status(sock: socket.socket, body: bytes, key: str = "") -> int:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import resource
+import signal
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
+    # A SIGHUP waits until the daemon takes it: its default is to end us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:
         process = StoreProcess()
     except OSError as error:
