@@ -11,10 +11,12 @@ import logging
 import os
 import re
 import select
+import stat
 import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache, partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
@@ -61,6 +63,7 @@ class LineWriter:
         self._waiting_entries = 0
         self._released = False
         self._leaving = False
+        self._within_line = _ends_within_line(descriptor)
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -165,6 +168,8 @@ class LineWriter:
                 self._changed.notify_all()
 
     def _write_all(self, lines: bytes) -> None:
+        if self._within_line:  # what was given up there is no line, and ours are not to join it
+            lines = b"\n" + lines
         rest = memoryview(lines)
         while rest:
             try:
@@ -176,12 +181,31 @@ class LineWriter:
             except OSError as error:
                 if error.errno in DISK_FULL and self._wait_for_disk():
                     continue
+                if len(rest) < len(lines):
+                    self._within_line = lines[-len(rest) - 1] != ord("\n")
                 raise
+        self._within_line = False
 
     def _wait_for_disk(self) -> bool:
         """Wait a while; False where the daemon stops, and the next start has to tell the rest."""
         with self._changed:
             return not self._changed.wait_for(lambda: self._released, DISK_SECONDS)
+
+
+def _ends_within_line(descriptor: int) -> bool:
+    """Tell whether a log file ends in the middle of a line: a full disk has cut an earlier run's.
+
+    It is open for writing alone, so it is opened again; a file that we may not read has to do.
+    """
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return False
+    try:
+        with Path(f"/proc/self/fd/{descriptor}").open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
+    except OSError:
+        return False
 
 
 class _Output:

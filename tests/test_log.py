@@ -24,6 +24,7 @@ from cdrd.log import (
     under_journald,
 )
 from tests import example
+from tests.small_disk import fill, small_disk
 
 SOON = 20.0
 KEYS = (
@@ -379,6 +380,35 @@ def test_a_stop_does_not_wait_for_a_full_disk() -> None:
     assert "No space left" in lines.failure
     lines.close(SOON)
     os.close(descriptor)
+
+
+def test_what_a_stop_has_cut_on_a_full_disk_joins_no_later_line(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as (disk, _):
+        filler, room = disk / "filler", 8192
+        fill(filler)
+        os.truncate(filler, filler.stat().st_size - room)
+        out = Out(disk / "log")
+        out.lines.release()
+        out.lines.write(b"c" * 2 * room + b"\n", 1)
+        assert out.lines.flush(SOON)
+        filler.unlink()
+        out.lines.write(b"stopped\n")
+        cut, _, behind = out.text().partition("\n")
+        assert (set(cut), behind) == ({"c"}, "stopped\n")
+        out.lines.close(SOON)
+        os.close(out.descriptor)
+
+
+@pytest.mark.parametrize(
+    ("left", "becomes"), [(b"", "begun\n"), (b"whole\n", "whole\nbegun\n"), (b"c", "c\nbegun\n")]
+)
+def test_a_run_begins_a_line_of_its_own(tmp_path: Path, left: bytes, becomes: str) -> None:
+    (tmp_path / "log").write_bytes(left)
+    out = Out(tmp_path / "log")
+    out.lines.write(b"begun\n")
+    assert out.text() == becomes
+    out.lines.close(SOON)
+    os.close(out.descriptor)
 
 
 def test_a_stop_leaves_the_calls_that_a_slow_reader_keeps_waiting() -> None:
