@@ -13,7 +13,7 @@ import math
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
@@ -329,23 +329,6 @@ class GapFollower:
         with contextlib.suppress(*FAILURES):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._api.close()
-
-
-class Gaps:
-    """The followers of all PBXs that are asked, told of the connections of every PBX."""
-
-    def __init__(self, followers: Iterable[GapFollower]) -> None:
-        self._followers = {follower.pbx: follower for follower in followers}
-
-    def broke(self, pbx: str) -> None:
-        """Take note that reports of a PBX may be missing from now on."""
-        if pbx in self._followers:
-            self._followers[pbx].broke()
-
-    def mended(self, pbx: str) -> None:
-        """Take note that reports of a PBX come again."""
-        if pbx in self._followers:
-            self._followers[pbx].mended()
 
 
 def _spell(instant: float) -> str:

@@ -23,7 +23,7 @@ from cdrd.database import open_reader
 from cdrd.fetch import DAY
 from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
-from cdrd.gaps import Asked, GapFollower, Gaps, HistoryApi
+from cdrd.gaps import Asked, GapFollower, HistoryApi
 from cdrd.log import LineWriter, make_logger
 from cdrd.pbx_api import LoginRefused, NotOffered, Unreachable
 from cdrd.progress import read_complete_until, set_complete_until
@@ -491,12 +491,6 @@ async def test_what_has_not_broken_is_asked_for_once_in_an_interval(bench: Bench
         pbx.csv += row(1)
         await bench.logged("call_released")
         assert (await bench.logged("gap_filled"))["missing"] == 1
-
-
-def test_word_of_another_pbx_is_nobodys() -> None:
-    gaps = Gaps([])
-    gaps.broke("hq")
-    gaps.mended("hq")
 
 
 # Failures
