@@ -11,7 +11,8 @@ from typing import Protocol
 class GapWatch(Protocol):
     """What is told that reports of a PBX, by its configured name, may be missing.
 
-    Each connection, or what stands for one, is told once when it has begun and once when it ends.
+    Each connection of a PBX's own, or what stands for one, is told once when it has begun and once
+    when it ends.
     """
 
     def broke(self, pbx: str) -> None:
@@ -19,6 +20,9 @@ class GapWatch(Protocol):
 
     def mended(self, pbx: str) -> None:
         """Take note that they come again."""
+
+    def missed(self, pbx: str) -> None:
+        """Take note that some may be missing until now, whatever stands of its own."""
 
 
 class NoWatch:
@@ -28,6 +32,9 @@ class NoWatch:
         """Do nothing."""
 
     def mended(self, pbx: str) -> None:
+        """Do nothing."""
+
+    def missed(self, pbx: str) -> None:
         """Do nothing."""
 
 

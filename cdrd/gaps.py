@@ -190,6 +190,10 @@ class GapFollower:
         self._joined_at = time.monotonic()
         self._due.set()
 
+    def missed(self) -> None:
+        """Take note that something is missing until now, whatever connections stand."""
+        self._due.set()
+
     def _count_usual(self) -> None:
         """Count the connections that stand, unless the latest may have taken another's place."""
         if time.monotonic() - self._joined_at >= self._pace.overlap:

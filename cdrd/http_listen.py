@@ -520,8 +520,7 @@ class HttpConnection(asyncio.Protocol):
     def _tell_gap(self) -> None:
         """Have the PBX asked for its history: how often it sends a report again is not known."""
         for pbx in self.admitted.origin.names:
-            self._intake.gaps.broke(pbx)
-            self._intake.gaps.mended(pbx)
+            self._intake.gaps.missed(pbx)
 
 
 def _answer(connections: Iterable[HttpConnection]) -> None:

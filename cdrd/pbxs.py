@@ -120,6 +120,12 @@ class Pbxs:
         if link is not None and link.follower is not None:
             link.follower.mended()
 
+    def missed(self, pbx: str) -> None:
+        """Take note that reports of a PBX may be missing until now."""
+        link = self._links.get(pbx)
+        if link is not None and link.follower is not None:
+            link.follower.missed()
+
     def reopened(self) -> None:
         """Take note that the database may be an older one, before it stores anything."""
         for link in self._links.values():

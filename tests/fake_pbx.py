@@ -168,6 +168,9 @@ class Gaps:
     def mended(self, pbx: str) -> None:
         self.told.append(f"{pbx} mended")
 
+    def missed(self, pbx: str) -> None:
+        self.told.append(f"{pbx} missed")
+
 
 class Unwritten:
     """A writer that writes nothing: what is received stays waiting."""

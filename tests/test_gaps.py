@@ -407,6 +407,19 @@ async def test_of_a_pbx_that_has_not_connected_the_clock_makes_nothing_complete(
 
 
 @pytest.mark.asyncio
+async def test_what_is_missed_without_a_connection_is_asked_for_and_counts_as_none(
+    bench: Bench,
+) -> None:
+    async with bench.following(CsvPbx()) as follower:
+        await bench.logged("gap_filled")
+        follower.missed()
+        await bench.logged("gap_filled")
+        await bench.clock.goes_on(5 * DAY)
+        await bench.clock.goes_on(0)  # the note before it would be made
+    assert await bench.complete_until() == NOON
+
+
+@pytest.mark.asyncio
 async def test_an_old_connection_that_ends_after_a_new_one_has_begun_is_a_gap(
     bench: Bench,
 ) -> None:

@@ -825,7 +825,7 @@ def test_a_report_that_finds_no_room_in_time_is_told_as_a_gap(tmp_path: Path) ->
             assert await bench.post(call(0)) == 503
             assert gaps.told == []  # it is in custody
             assert await bench.post(call(1)) == 503
-            assert gaps.told == ["hq broke", "hq mended"]
+            assert gaps.told == ["hq missed"]
 
     on_a_loop(test)
 
