@@ -11,7 +11,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from typing import Final, cast
 
@@ -215,8 +215,7 @@ class AcceptedConnection(PeerConnection):
         self._intake.log.info(
             "peer_connected", pbx=origin.name, peer=self.peer, kept=self._adopted is not None
         )
-        for pbx in origin.names:
-            self._intake.gaps.mended(pbx)
+        self._tell_gaps(self._intake.gaps.mended, origin.names)
         self._intake.make_way(self)
 
     def _say_in_clear(self, pbx: str, peer: str) -> None:
@@ -239,10 +238,21 @@ class AcceptedConnection(PeerConnection):
         if origin is None:
             self.drop("its address is of no configured PBX any more")
             return
+        before = self.stream.origin.names
+        if origin.names != before:
+            self._tell_gaps(self._intake.gaps.broke, before)
+            begun = origin.names
         self.stream.origin = origin
-        for pbx in origin.names:
-            if pbx in begun:
-                self._intake.gaps.mended(pbx)
+        self._tell_gaps(self._intake.gaps.mended, [pbx for pbx in origin.names if pbx in begun])
+
+    def _tell_gaps(self, tell: Callable[[str], None], pbxs: Iterable[str]) -> None:
+        """Tell what has become of PBXs; where it may be another's connection, that each is asked.
+
+        While it stands, nobody knows which of them it is that is connected.
+        """
+        is_own = len(self.stream.origin.names) == 1
+        for pbx in pbxs:
+            (tell if is_own else self._intake.gaps.missed)(pbx)
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Take custody of what arrived; a stranger's bytes are nobody's."""
@@ -257,8 +267,7 @@ class AcceptedConnection(PeerConnection):
     def ended(self, reason: str) -> None:
         """Log the end; until another connection begins, reports may be missing."""
         stream = self.stream
-        for pbx in stream.origin.names:
-            self._intake.gaps.broke(pbx)
+        self._tell_gaps(self._intake.gaps.broke, stream.origin.names)
         self._intake.log.info(
             "peer_disconnected",
             pbx=stream.origin.name,

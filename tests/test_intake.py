@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -27,11 +27,15 @@ from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.systemd import Notifier
 from cdrd.writer import Writer
+from tests.fake_pbx import Gaps
 
 SOON = 20.0
 BOUND = 256 * KIB
 ONE_READ = 256 * KIB
 """What uvloop hands over at once, at most."""
+
+HQ = Sender("hq", ZoneInfo("UTC"), (ip_network("127.0.0.1"),))
+BRANCH = replace(HQ, name="branch", serial="222")
 
 REPORTS = 400
 STREAM_BYTES = 4 * MIB
@@ -56,6 +60,7 @@ class Bench:
     totals: Totals
     intake: Intake
     writer: Writer
+    listener: Listener
     address: tuple[str, int]
 
     def stored(self) -> int:
@@ -85,13 +90,13 @@ async def opened(path: Path, keeper: Keeper | None = None) -> AsyncIterator[Benc
         room_made=intake.room_made,
     )
     intake.feed(writer)
-    sender = Sender("hq", ZoneInfo("UTC"), (ip_network("127.0.0.1"),))
-    listener = Listener(intake, [sender], log)
+    listener = Listener(intake, [HQ], log)
     server = await asyncio.get_running_loop().create_server(
         lambda: AcceptedConnection(intake, listener), "127.0.0.1", 0
     )
     try:
-        yield Bench(path, waiting, totals, intake, writer, server.sockets[0].getsockname())
+        address = server.sockets[0].getsockname()
+        yield Bench(path, waiting, totals, intake, writer, listener, address)
     finally:
         server.close()
         await intake.close()
@@ -193,3 +198,37 @@ def test_what_is_left_to_the_next_process_is_not_read_when_room_is_made(tmp_path
                 assert bench.totals.received == bench.stored() == received < REPORTS
 
     uvloop.run(flood())
+
+
+def test_a_connection_that_may_be_anothers_counts_for_nobody(tmp_path: Path) -> None:
+    async def come_and_go() -> None:
+        gaps = Gaps()
+        async with opened(tmp_path / "cdr.sqlite3") as bench, asyncio.timeout(SOON):
+            bench.intake.tell_gaps(gaps)
+            bench.listener.admit([BRANCH, HQ], ())
+            with await connect(bench.address) as sock:
+                await send_to_the_end(sock, b"")
+        assert gaps.told == ["branch missed", "hq missed"] * 2
+
+    uvloop.run(come_and_go())
+
+
+def test_a_connection_is_told_anew_where_a_reload_lets_it_be_anothers(tmp_path: Path) -> None:
+    async def reload() -> None:
+        gaps = Gaps()
+        async with opened(tmp_path / "cdr.sqlite3") as bench, asyncio.timeout(SOON):
+            bench.intake.tell_gaps(gaps)
+            with await connect(bench.address) as sock:
+                while not bench.intake.connections:  # noqa: ASYNC110 - nothing tells of it
+                    await asyncio.sleep(0)
+                for senders, begun in ([HQ], ()), ([BRANCH, HQ], {"branch"}), ([HQ], ()):
+                    bench.listener.admit(senders, begun)
+                await send_to_the_end(sock, b"")
+        assert gaps.told == [
+            "hq mended",
+            *("hq broke", "branch missed", "hq missed"),
+            *("branch missed", "hq missed", "hq mended"),
+            "hq broke",
+        ]
+
+    uvloop.run(reload())
