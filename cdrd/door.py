@@ -6,6 +6,7 @@ PBX with a path is posted to at that path alone. Source: the vendor's page on P-
 """
 
 import hmac
+import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -13,6 +14,8 @@ from typing import NamedTuple
 
 from cdrd.sender import Origin, Sender, certified
 from cdrd.source import HTTP, WEBHOOK
+
+_PATH = re.compile(r"(?:https?://[^/?]*)?/*([^?]*)", re.IGNORECASE)
 
 
 class Door(NamedTuple):
@@ -50,8 +53,8 @@ class Entrance:
         """Tell which PBXs a request may be of; those whose path it names come before the others."""
         if self._open_to_all:
             return self._admitted
-        path = target.partition("?")[0]
-        named = [door for door in self._doors if door.path == path]
+        path = _path_of(target)
+        named = [door for door in self._doors if door.path and _path_of(door.path) == path]
         found = named or [door for door in self._doors if not door.path]
         if not found:
             return NotAdmitted("no PBX of this address posts to this path")
@@ -66,6 +69,16 @@ class Entrance:
     def _origin_of(self, *senders: Sender) -> Origin:
         """Return the same origin for the same PBXs: what is of one is taken together."""
         return self._origins.setdefault(senders, Origin(senders))
+
+
+def _path_of(target: str) -> str:
+    """Return the path that a target asks for, without the slashes it begins with.
+
+    A PBX may set one in front of what it was told, and a relay names the host with it.
+    """
+    found = _PATH.match(target)
+    assert found is not None
+    return found[1]
 
 
 def is_signed(signature: str, key: bytes, body: bytes) -> bool:

@@ -166,7 +166,8 @@ class SSeriesApi:
         version = version or self.version
         return {
             "port": str(self._announced.port),
-            "url": self._announced.path,
+            # The vendor's example is without the slash: the PBX sets it.
+            "url": self._announced.path.lstrip("/") or "/",
             "urltag": "0",  # relative to our address
             "version": _FORMATS.get(version, version),
         }

@@ -83,6 +83,24 @@ def test_a_path_leads_to_its_pbx_and_every_other_to_those_without() -> None:
     assert admitted(entrance, "/") == ("shop", HTTP)
 
 
+@pytest.mark.parametrize(
+    "target", ["//hq", "hq", "http://192.0.2.1:8260/hq", "HTTPS://cdrd//hq?token=1"]
+)
+@pytest.mark.parametrize("path", ["/hq", "//hq"])
+def test_a_path_is_the_same_with_its_slash_doubled_and_behind_a_host(
+    target: str, path: str
+) -> None:
+    entrance = Entrance([Door(HQ, path), Door(SHOP, "/shop")])
+    assert admitted(entrance, target) == ("hq", HTTP)
+
+
+@pytest.mark.parametrize("target", ["http://192.0.2.1:8260", "//", "?a=b", "http://hq/"])
+def test_the_shortest_path_is_one_too(target: str) -> None:
+    entrance = Entrance([Door(HQ, "/"), Door(SHOP, "/hq")])
+    assert admitted(entrance, target) == ("hq", HTTP)
+    assert admitted(Entrance([Door(HQ), Door(SHOP, "/hq")]), target) == ("hq", HTTP)
+
+
 def test_a_path_that_is_nobodys_is_refused() -> None:
     entrance = Entrance([Door(HQ, "/hq"), Door(SHOP, "/shop")])
     assert admitted(entrance, "/") == "no PBX of this address posts to this path"

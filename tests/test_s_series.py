@@ -75,7 +75,7 @@ async def test_a_login_announces_where_and_in_which_format_to_post(path: str, ve
         "username": "api",
         "password": hashlib.md5(SECRET.encode()).hexdigest(),
         "port": "8260",
-        "url": "/hq",
+        "url": "hq",
         "urltag": "0",
         "version": version,
     }
@@ -147,7 +147,7 @@ async def test_a_heartbeat_says_again_all_that_the_login_announced() -> None:
     assert pbx.asked[1].body == {
         "ipaddr": "127.0.0.1",
         "port": "8260",
-        "url": "/hq",
+        "url": "hq",
         "urltag": "0",
         "urlflag": "0",
         "version": "1.0.2",
