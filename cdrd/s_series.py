@@ -73,6 +73,7 @@ class SSeriesApi:
         self._announced = announced
         self._web = WebSession(self.base, trust, headers={"User-Agent": "cdrd"})
         self._token = ""
+        self._refresh_token = ""
         self.logins = 0
 
     async def login(self) -> None:
@@ -100,9 +101,11 @@ class SSeriesApi:
                 },
             )
         except NotOffered:
-            # A Cloud PBX has this instead. Source: the vendor's pages.
-            answer = await self._ask("token/refresh", {})
+            # A Cloud PBX has this instead, and wants what it gave last. Source: the vendor's pages.
+            last = self._refresh_token
+            answer = await self._ask("token/refresh", {"refreshtoken": last} if last else {})
             self._token = _text(answer, "token") or self._token
+            self._refresh_token = _text(answer, "refreshtoken") or last
 
     async def download(self, start: datetime, end: datetime) -> bytes:
         """Return the history of a time, naive and the PBX's own, as CSV.
@@ -138,6 +141,7 @@ class SSeriesApi:
                 continue
             self._versions, self.version = (version,), version
             self._token = _text(answer, "token")
+            self._refresh_token = _text(answer, "refreshtoken")
             if not self._token:
                 raise Unreachable(f"{self.base} accepted the login and gave no token")
             self.logins += 1

@@ -36,6 +36,10 @@ def failed(errno: str) -> Answer:
     return {"status": "Failed", "errno": errno}
 
 
+def pair(token: str, refresh: str) -> Answer:
+    return {"status": "Success", "token": token, "refreshtoken": refresh}
+
+
 def api(
     pbx: FakePbx,
     path: str = "",
@@ -188,6 +192,27 @@ async def test_a_cloud_pbx_has_its_token_refreshed_instead() -> None:
         await s_series.close()
     refreshes = pbx.asked_for(f"{V2}/token/refresh")
     assert [asked.query["token"] for asked in refreshes] == ["t1", "t2"]
+
+
+@pytest.mark.asyncio
+async def test_a_token_is_refreshed_with_what_was_given_last() -> None:
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": [pair("t1", "r1"), YES],
+        f"{V2}/heartbeat": failed("10003"),
+        f"{V2}/token/refresh": [pair("t2", "r2"), pair("t3", ""), GONE, AGAIN],
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx, V2, Announced(8260))
+        await s_series.login()
+        await s_series.heartbeat()
+        await s_series.heartbeat()
+        with pytest.raises(TokenGone):
+            await s_series.heartbeat()
+        await s_series.login()
+        await s_series.heartbeat()
+        await s_series.close()
+    told = [asked.body for asked in pbx.asked_for(f"{V2}/token/refresh")]
+    assert told == [{"refreshtoken": "r1"}, {"refreshtoken": "r2"}, {"refreshtoken": "r2"}, {}]
 
 
 @pytest.mark.asyncio

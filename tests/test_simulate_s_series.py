@@ -229,19 +229,42 @@ async def test_nothing_but_the_login_goes_without_a_token() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("call", ["heartbeat", "token/refresh"])
-async def test_a_token_dies_without_interaction_and_the_posts_with_it(call: str) -> None:
-    async with serving(is_cloud=call == "token/refresh") as api:
+async def test_a_cloud_pbx_gives_a_new_pair_for_the_last_refresh_token_alone() -> None:
+    async with serving(is_cloud=True) as api:
+        first = await api.login(port=9000, version="2.0.0", url="x")
+        assert await api.post("token/refresh", f"{first['token']}") == failed(10004)
+        assert await api.post("token/refresh", refreshtoken=first["token"]) == failed(20004)
+        api.clock.now += 1799
+        second = await api.post("token/refresh", refreshtoken=first["refreshtoken"])
+        assert second.keys() == first.keys() == {"status", "token", "refreshtoken"}
+        again = await api.post("token/refresh", refreshtoken=first["refreshtoken"])
+        assert again == failed(20004)
+        assert await api.post("cdr/get_random", f"{first['token']}") == failed(20004)
+        await api.random(f"{second['token']}")
+        api.clock.now += 1799
+        assert api.pbx.registration is not None
+        assert api.pbx.registration.target == Target("127.0.0.1", 9000, "/x")
+        assert (api.pbx.dialect, api.pbx.heartbeats) == ("2.0.0", 1)
+        api.clock.now += 1
+        assert api.pbx.registration is None
+        late = await api.post("token/refresh", refreshtoken=second["refreshtoken"])
+        assert late == failed(20004)
+
+
+@pytest.mark.asyncio
+async def test_a_token_dies_without_interaction_and_the_posts_with_it() -> None:
+    async with serving() as api:
         token = await api.token(port=9000, version="2.0.0")
         for _ in range(3):
             api.clock.now += 1799
-            assert (await api.post(call, token, port=9000, version="2.0.0"))["status"] == "Success"
+            kept = await api.post("heartbeat", token, port=9000, version="2.0.0")
+            assert kept == {"status": "Success"}
         assert api.pbx.heartbeats == 3
         api.clock.now += 1799
         assert api.pbx.registration is not None
         api.clock.now += 1
         assert api.pbx.registration is None
-        assert await api.post(call, token) == failed(20004)
+        assert await api.post("heartbeat", token) == failed(20004)
 
 
 @pytest.mark.asyncio

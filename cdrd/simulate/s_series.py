@@ -3,13 +3,14 @@
 What it refuses is HTTP 200 with an errno, as the vendor says. Where the facts are silent: whether a
 token lives is asked before the parameters are; a `random` holds for the range that it was asked
 for, with its token; one that is wrong, used or dead is 10003, a time in another form is 10004;
-`token/refresh` answers with the same token; events go to one application, the last that has logged
-in with a port, URL or version; a login with none of these asks for posts to port 8260 only while
-nobody else is registered.
+a refresh token is good once, while its token lives, which ends with it; events go to one
+application, the last that has logged in with a port, URL or version; a login with none of these
+asks for posts to port 8260 only while nobody else is registered.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from secrets import token_hex
 from typing import Any, Final
 
 from aiohttp import web
@@ -38,6 +39,7 @@ BLANK_TOKEN: Final = 20005
 
 _PARTY = {"v1.1.0": "extid", "v2.0.0": "number"}
 _OF_CLOUD = "v2.0.0"
+_WITHOUT_TOKEN = ("login", "token/refresh")
 _DIALECTS = ("1.0.0", "1.0.1", "1.0.2", "2.0.0")
 _DEFAULT_PORT = 8260
 _ABSOLUTE = "1"
@@ -96,6 +98,7 @@ class SSeriesApi:
         self._randoms = Tokens(limits.random, limits.clock)
         self._ranges: dict[str, _Range] = {}
         self._registrant = ""
+        self._token_of: dict[str, str] = {}  # by its refresh token
 
     def app(self) -> web.Application:
         """Make the routes."""
@@ -130,7 +133,7 @@ class SSeriesApi:
         fields = await json_object(request)
         if fields is None:
             raise Refused(NO_JSON)
-        ask = self._ask(request, fields, needs_token=call != "login")
+        ask = self._ask(request, fields, needs_token=call not in _WITHOUT_TOKEN)
         return answer({"status": "Success"} | calls[call](ask))
 
     def _keeping_alive(self) -> dict[str, Callable[[_Ask], dict[str, Any]]]:
@@ -160,12 +163,21 @@ class SSeriesApi:
         registration = _registration(ask, ask.peer)
         if not self._account.admits(username, password, now, hashed=True):
             raise Refused(BAD_LOGIN)
-        token = self._tokens.issue()
+        issued = self._issue()
         self._pbx.logins += 1
         self._note(f"{ask.peer} logged in")
         if self._posts is not None and (_asks_for_posts(ask) or self._posts.registration is None):
-            self._register(token, registration)
-        return {"token": token}
+            self._register(issued["token"], registration)
+        return issued
+
+    def _issue(self) -> dict[str, str]:
+        token = self._tokens.issue()
+        if not self._is_cloud:
+            return {"token": token}
+        refresh = token_hex(16)
+        alive = {known: of for known, of in self._token_of.items() if self._tokens.is_alive(of)}
+        self._token_of = alive | {refresh: token}
+        return {"token": token, "refreshtoken": refresh}
 
     def _register(self, token: str, registration: Registration) -> None:
         assert self._posts is not None
@@ -183,8 +195,20 @@ class SSeriesApi:
         return {}
 
     def _refresh(self, ask: _Ask) -> dict[str, Any]:
+        """Put a new token in the place of the one whose refresh token is shown."""
+        refresh = ask.text("refreshtoken")
+        if not refresh:
+            raise Refused(BLANK)
+        old = self._token_of.get(refresh, "")
+        if not self._tokens.is_alive(old):
+            raise Refused(NO_TOKEN)
         self._pbx.heartbeats += 1
-        return {"token": ask.token}
+        issued = self._issue()
+        current = self._posts.registration if self._posts is not None else None
+        if current is not None and old == self._registrant:
+            self._register(issued["token"], current)
+        self._tokens.end(old)
+        return issued
 
     def _get_random(self, ask: _Ask) -> dict[str, Any]:
         party = _PARTY[ask.version]
