@@ -102,6 +102,12 @@ def test_a_range_without_an_offset_is_in_the_pbxs_own_time(
     assert cdrd("fetch", "-c", config, "--from", start, "--to", end).stderr == ALL_STORED
 
 
+def test_nothing_is_asked_for_that_is_to_come(tmp_path: Path, pbx: SimulatedPbx) -> None:
+    config = write_config(tmp_path, table(tmp_path, pbx.url))
+    for_ever = (*AROUND_NOW[:2], "--to", "9999-12-31T23:59:59")
+    assert cdrd("fetch", "-c", config, *for_ever).stderr == ALL_STORED
+
+
 def test_a_pbx_that_cannot_be_asked_is_told_and_the_others_are_asked(
     tmp_path: Path, pbx: SimulatedPbx
 ) -> None:
@@ -164,6 +170,7 @@ def test_what_is_no_database_of_ours_is_told(tmp_path: Path) -> None:
         (("--from", "2024-03-02", "--to", "2024-03-01"), "is no range"),
         (("--from", "2024-03-02", "--to", "2024-03-02"), "is no range"),
         (("--from", "soon", "--to", "2024-03-02"), "is no date or time"),
+        (("--from", "9999-12-30", "--to", "9999-12-31T23:59:59"), "is to come"),
         (("--from", "2024-03-02"), "--to"),
     ],
 )

@@ -10,6 +10,7 @@ import contextlib
 import os
 import sqlite3
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from cdrd.commands.trying import NotTried, command_guard
 from cdrd.config import Config, History, Pbx, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, ConfigError
-from cdrd.fetch import Window, windows
+from cdrd.fetch import PAD, Window, windows
 from cdrd.gaps import FAILURES, Counts, Ways, fetch_window
 from cdrd.handover import TooLarge, make_requests
 from cdrd.history_api import open_history
@@ -113,12 +114,16 @@ def _tasks(arguments: argparse.Namespace, config: Config, path: Path) -> list[_T
 
 
 def _windows(start: str, end: str, zone: ZoneInfo) -> list[Window]:
+    """Part a range, of which no more is asked for than the PBX's clock may have come to."""
     try:
         make_period(start, end, zone)
         first, last = (read_instant(text, zone).timestamp() for text in (start, end))
     except NotATime as error:
         raise Usage(str(error)) from error
-    return list(windows(first, last, zone))
+    latest = time.time() + PAD
+    if first >= latest:
+        raise Usage(f"--from {start} is to come: a history has only what has been")
+    return list(windows(first, min(last, latest), zone))
 
 
 async def _fetch_all(tasks: Sequence[_Task], config: Config, path: Path) -> int:
