@@ -353,7 +353,11 @@ class _JsonLines:
         self._journal = journal
 
     def event(self, fields: dict[str, Any]) -> bytes:
-        return self._prefix(fields) + orjson.dumps(fields, str, orjson.OPT_APPEND_NEWLINE)
+        told = {  # orjson takes no path with bytes that are no UTF-8
+            key: value.encode(errors="replace").decode() if isinstance(value, str) else value
+            for key, value in fields.items()
+        }
+        return self._prefix(fields) + orjson.dumps(told, str, orjson.OPT_APPEND_NEWLINE)
 
     def rows(self, head: dict[str, Any], rows: StoredRows, rule: NumberRule) -> bytes:
         begun = self._prefix(head) + orjson.dumps(head)[:-1] + b',"seq":'

@@ -105,6 +105,13 @@ def test_any_other_event_begins_with_the_same_three_keys(out: Out) -> None:
     assert line["timestamp"].endswith("Z")
 
 
+@pytest.mark.parametrize("console", [False, True])
+def test_a_path_of_any_bytes_is_told(out: Out, *, console: bool) -> None:
+    log = make_logger(out.lines, console=console)
+    log.info("started", database=os.fsdecode(b"/caf\xe9/cdr.sqlite3"))
+    assert "/caf?/cdr.sqlite3" in out.text()
+
+
 HOSTILE = ("},{", '"},{"', "\\", '\n{"event":"call_released"}', "\x1b[2J", "\u2028", "{},{}", "ä")
 
 
