@@ -1,7 +1,8 @@
 """Turns a portal's CSV export into rows by column name, one at a time.
 
 The rule that must stay true: a bad row costs itself alone. Where a quote that nobody closed would
-swallow the lines behind it, they are read again as rows of their own.
+swallow the lines behind it, they are read again as rows of their own. A byte that is no UTF-8 does
+not change how the other lines are read.
 """
 
 import codecs
@@ -17,7 +18,6 @@ from cdrd.frame import KIB
 from cdrd.leg import column_of, missing_columns
 
 DELIMITERS: Final = (",", ";", "\t")
-CHUNK_BYTES: Final = 64 * KIB
 MAX_ROW_CHARACTERS: Final = 64 * KIB
 """A row by the guide has some 500; a quote that is open for longer than this was never closed."""
 
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be read."""
+    """A row that cannot be read; surrogates in its text escape bytes that are no UTF-8."""
 
     line: int
     reason: str
@@ -46,16 +46,24 @@ class BadRow:
 class PortalFile:
     """A portal's export, open for reading; ``file`` must be able to go back to its start.
 
-    ``encoding`` is that of the text: UTF-8, UTF-16 where its mark says so, and cp1252 for what is
-    neither. Raises PortalFileError for a file without a header or without a column that is needed.
+    It is UTF-16 where its mark says so. Else a line is UTF-8, or cp1252 where nothing in it beyond
+    ASCII is UTF-8; one that has both is a bad row. Raises PortalFileError for a file without a
+    header or without a column that is needed.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.encoding = _encoding(file)
         file.seek(0)
-        text = io.TextIOWrapper(file, self.encoding, errors="backslashreplace", newline="")
-        self._lines = _Lines(text)
+        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        file.seek(0)
+        encoding = "utf-16" if is_utf16 else "utf-8-sig"
+        errors = "backslashreplace" if is_utf16 else "surrogateescape"
+        self._lines = _Lines(io.TextIOWrapper(file, encoding, errors, newline=""))
         self._delimiter, self.header = self._read_header()
+
+    @property
+    def cp1252_lines(self) -> int:
+        """How many of the lines read so far are cp1252."""
+        return self._lines.cp1252
 
     def rows(self) -> Iterator[Row | BadRow]:
         """Read row after row; an empty line is none."""
@@ -83,8 +91,11 @@ class PortalFile:
         if len(cells) != len(self.header):
             reason = f"{len(cells)} cells where the header has {len(self.header)}"
             return self._bad(number, taken, reason)
+        text = "".join(taken)
+        if _has_escaped(text):
+            return BadRow(number, "not valid UTF-8", text)
         fields = dict(zip(self.header, map(unguarded, cells), strict=True))
-        return Row(number, fields, "".join(taken))
+        return Row(number, fields, text)
 
     def _bad(self, number: int, taken: list[str], reason: str) -> BadRow:
         """Give up the row's first line alone."""
@@ -97,6 +108,7 @@ class _Lines:
 
     def __init__(self, text: Iterator[str]) -> None:
         self.number = 0
+        self.cp1252 = 0
         self._text = text
         self._again: deque[str] = deque()
         self._row: list[str] = []
@@ -105,8 +117,21 @@ class _Lines:
     def more(self) -> bool:
         """Tell whether there is another line."""
         if not self._again:
-            self._again.extend(line for line in [next(self._text, "")] if line)
+            self._again.extend(self._decoded(line) for line in [next(self._text, "")] if line)
         return bool(self._again)
+
+    def _decoded(self, line: str) -> str:
+        """Read a line as cp1252 where that is what it is; else what is no UTF-8 stays escaped."""
+        if not _has_escaped(line):
+            return line
+        try:
+            octets = line.encode("ascii", "surrogateescape")
+        except UnicodeEncodeError:  # some of it is UTF-8
+            return line
+        if not self.cp1252 and _is_cut(octets):
+            return line
+        self.cp1252 += 1
+        return octets.decode("cp1252", "backslashreplace")
 
     def take(self) -> str:
         """Return the next line, of which there is one."""
@@ -136,21 +161,22 @@ class _Lines:
         return line
 
 
-def _encoding(file: BinaryIO) -> str:
-    """Tell a file's encoding by its mark, or by reading it through."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    file.seek(0)
-    start = file.read(2)
-    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        return "utf-16"
+def _has_escaped(text: str) -> bool:
+    """Tell whether a text has bytes that are no UTF-8, which ``surrogateescape`` has escaped."""
     try:
-        decoder.decode(start)
-        while chunk := file.read(CHUNK_BYTES):
-            decoder.decode(chunk)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8-sig"
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _is_cut(octets: bytes) -> bool:
+    """Tell whether a line ends within a character of UTF-8: the last, without its line break."""
+    try:
+        octets.decode()
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return False
 
 
 def _header(line: str) -> tuple[str, list[str]]:

@@ -81,6 +81,26 @@ def test_again_is_the_same_as_once_and_in_quarantine_too(tmp_path: Path, databas
     assert (legs(database), count(database, "quarantine")) == before
 
 
+def test_a_byte_that_is_no_utf8_changes_no_leg_that_is_stored(
+    tmp_path: Path, database: Path
+) -> None:
+    right = export([row(1), row(2), row(3, CallerName="Müller")])
+    imported(database, write(tmp_path, right))
+    before = legs(database)
+    header, first, second, third = right.splitlines(keepends=True)
+    broken = second.replace(b"green", b"gr\xfcn")
+    spelt = third.decode().encode("cp1252")
+    file = write(tmp_path, header + first + broken + spelt)
+    assert imported(database, file) == [
+        f"{file}:3: not valid UTF-8",
+        f"{file}: lines that are not UTF-8, and were read as cp1252: 1",
+        "0 stored, 0 updated, 2 unchanged, 1 quarantined",
+    ]
+    assert legs(database) == before
+    ((payload,),) = rows(database, "SELECT payload FROM quarantine")
+    assert payload == broken.rstrip()
+
+
 def test_an_older_file_does_not_undo_a_newer_one(tmp_path: Path, database: Path) -> None:
     newer = write(tmp_path, export([row(1)]), "newer.csv")
     older = write(tmp_path, export([row(1, **IN_PROGRESS), row(2)]), "older.csv")

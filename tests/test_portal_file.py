@@ -57,11 +57,22 @@ def test_the_encoding_is_told_by_the_file(encoding: str) -> None:
 
 def test_what_is_not_utf8_is_cp1252_and_said() -> None:
     opened = PortalFile(io.BytesIO(export([row(1)]).decode().encode("cp1252") + b"\x81\r\n"))
-    assert opened.encoding == "cp1252"
     first, last = opened.rows()
+    assert opened.cp1252_lines == 2
     assert isinstance(first, Row)
     assert first.fields == row(1)
     assert last == BadRow(3, "1 cells where the header has 27", "\\x81\r\n")
+
+
+def test_a_line_in_cp1252_changes_no_other() -> None:
+    lines = export([row(1), row(2), row(3)]).splitlines(keepends=True)
+    lines[2] = lines[2].decode().encode("cp1252")
+    assert fields(b"".join(lines)) == [row(1), row(2), row(3)]
+
+
+def test_cp1252_without_a_last_line_break_is_whole() -> None:
+    content = export([row(1), row(2, CallerName="", RoomOwner="René")]).decode().encode("cp1252")
+    assert fields(content.rstrip()) == fields(content)
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
@@ -125,6 +136,27 @@ def test_a_broken_quote_costs_its_row_alone(broken: bytes) -> None:
     assert [type(each) for each in found] == [Row, BadRow, Row, Row]
     assert [each.line for each in found] == [2, 3, 4, 5]
     assert found[1].text == broken.decode()
+
+
+def test_bytes_beside_utf8_that_are_none_cost_their_row_alone() -> None:
+    content = export([row(1), row(2, CallerName="é\n+é", RoomOwner="é"), row(3)])
+    first, second, third = read(content.replace(b"+", b"\xe9"))
+    assert isinstance(first, Row)
+    assert isinstance(third, Row)
+    assert (first.fields, third.fields, third.line) == (row(1), row(3), 5)
+    assert isinstance(second, BadRow)
+    assert (second.line, second.reason) == (3, "not valid UTF-8")
+    lines = content.splitlines(keepends=True)
+    assert second.text.encode(errors="surrogateescape") == b"".join(lines[2:4]).replace(
+        b"+", b"\xe9"
+    )
+
+
+@pytest.mark.parametrize("name", ["Ångström", "Angstrom"])
+def test_a_character_that_the_end_of_the_file_cuts_costs_its_row_alone(name: str) -> None:
+    content = export([row(1), row(2, CallerName=name, RoomOwner="René")])
+    assert bad(content.rstrip()[:-1]) == [(3, "not valid UTF-8")]
+    assert fields(content.rstrip()) == fields(content)
 
 
 def test_a_quote_that_is_never_closed_does_not_read_the_file_again_and_again() -> None:

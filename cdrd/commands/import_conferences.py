@@ -193,11 +193,12 @@ def _import_file(
     try:
         with _opened(name) as (file, raw), _progress(shown, raw) as advance:
             portal_file = PortalFile(file)
-            if portal_file.encoding == "cp1252":
-                print(f"{shown}: is not UTF-8, and was read as cp1252", file=sys.stderr)
             for arrival in _arrivals(portal_file, shown, source, outcome):
                 outcome.add(destination.store(arrival, source.zone.key))
                 advance()
+            if lines := portal_file.cp1252_lines:
+                said = "lines that are not UTF-8, and were read as cp1252"
+                print(f"{shown}: {said}: {lines}", file=sys.stderr)
     except (PortalFileError, OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         print(f"{shown}: {reason}", file=sys.stderr)
@@ -206,7 +207,7 @@ def _import_file(
 
 @contextlib.contextmanager
 def _opened(name: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Open a file to be read twice; return it, and what its size and position are those of."""
+    """Open a file that can go back to its start; return it, and whose size and place it has."""
     with contextlib.ExitStack() as stack:
         raw: BinaryIO
         if name == STDIN:
@@ -274,7 +275,7 @@ def _leg_or_reason(row: Row | BadRow, source: _Source) -> ConferenceLeg | str:
 
 
 def _quarantined(row: Row | BadRow, reason: str, shown: str, source: _Source) -> QuarantinedReport:
-    payload = row.text.rstrip("\r\n").encode()
+    payload = row.text.rstrip("\r\n").encode(errors="surrogateescape")
     return QuarantinedReport(
         received_at=utc_milliseconds(time.time()),
         pbx=source.portal,
