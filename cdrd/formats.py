@@ -1,8 +1,8 @@
 """Turns rows into files of one format: one class a format, and all of them used alike.
 
 The rule that must stay true: no format loses or changes a cell in silence. JSON lines and Parquet
-give every text back byte for byte; CSV and XLSX are made for spreadsheets, which must neither run
-a cell nor take an id for a number.
+give every text back byte for byte; no spreadsheet runs a cell of CSV or XLSX. In XLSX it takes no
+id for a number either; in CSV it does, unless the columns are opened as text.
 """
 
 import gzip

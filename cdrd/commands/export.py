@@ -98,7 +98,10 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         help="our column names, or those of the PBX or portal (default view)",
     )
     parser.add_argument(
-        "--format", choices=tuple(FORMATS), help="default: by FILE's ending; on stdout csv"
+        "--format",
+        choices=tuple(FORMATS),
+        help="default: by FILE's ending; on stdout csv; for a spreadsheet take xlsx, as in csv it"
+        " makes 42 of 0042 unless the columns are opened as text",
     )
     parser.add_argument(
         "-o",
