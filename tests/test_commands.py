@@ -351,7 +351,6 @@ def test_follow_ends_quietly_when_its_reader_leaves_or_it_is_interrupted(tmp_pat
                 assert follower.process.stderr is not None
                 if way == "left":
                     follower.process.stdout.close()
-                    send(daemon.port, calls(2))
                 else:
                     follower.process.send_signal(signal.SIGINT)
                 assert follower.process.wait(DEADLINE_SECONDS) == 0

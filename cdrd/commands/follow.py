@@ -2,9 +2,9 @@
 
 import argparse
 import contextlib
+import select
 import sqlite3
 import sys
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,7 +71,7 @@ def _follow(path: Path, start: int, pbx: str | None) -> None:
                 print(remark, file=sys.stderr)
         (version,) = reader.execute("PRAGMA data_version").fetchone()
         if version == seen:
-            time.sleep(POLL_SECONDS)
+            _pause()
             continue
         seen = version
         while rows := _read_page(reader, since):
@@ -98,7 +98,15 @@ def _reopen(path: Path) -> sqlite3.Connection:
     while True:
         with contextlib.suppress(sqlite3.Error, NotOurDatabase):
             return _open(path)
-        time.sleep(POLL_SECONDS)
+        _pause()
+
+
+def _pause() -> None:
+    """Let a moment pass. Raises BrokenPipeError once whoever reads our output has left."""
+    stdout = select.poll()
+    stdout.register(sys.stdout, 0)  # for nothing but an error or a hang-up, which are always told
+    if stdout.poll(POLL_SECONDS * 1000):
+        raise BrokenPipeError
 
 
 def _last(reader: sqlite3.Connection) -> int:
