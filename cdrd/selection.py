@@ -37,7 +37,7 @@ CONFERENCES: Final = View(
 
 
 class Condition(NamedTuple):
-    """What stands behind WHERE, and its arguments in order. It may use ``REGEXP``."""
+    """What stands behind WHERE, and its arguments in order."""
 
     text: str
     arguments: list[str]
@@ -86,11 +86,19 @@ def _has_number(columns: tuple[str, ...], number: str) -> Condition:
     """Match a whole number; ``*`` stands for any digits."""
     if not number:
         return Condition("", [])
-    operator, value = ("REGEXP", number_pattern(number)) if "*" in number else ("=", number)
-    text = " OR ".join(f"{column} {operator} ?" for column in columns)
-    return Condition(f"({text})", [value] * len(columns))
+    match, values = "{0} = ?", [number]
+    if "*" in number:
+        match, values = "({0} GLOB ? AND {0} NOT GLOB ?)", _globs(number)
+    text = " OR ".join(match.format(column) for column in columns)
+    return Condition(f"({text})", values * len(columns))
 
 
-def number_pattern(number: str) -> str:
-    """Return the regular expression, for a whole text, of a number in which ``*`` is digits."""
-    return "[0-9]*".join(map(re.escape, number.split("*")))
+def _globs(number: str) -> list[str]:
+    """Return two patterns of SQLite's: the one that a number matches, the one that it does not.
+
+    The first one's ``*`` stands for anything; so the second has more that is no digit than ours.
+    Neither takes the longer the more ways there are to share digits out among the stars.
+    """
+    matched = re.sub(r"[?\[]", r"[\g<0>]", number)
+    others = len(re.sub(r"[0-9*]", "", number))
+    return [matched, "*[^0-9]" * (others + 1) + "*"]

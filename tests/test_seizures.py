@@ -236,7 +236,6 @@ def test_a_range_is_read_by_index_and_in_order(
     database: sqlite3.Connection, source: Source, selection: Selection
 ) -> None:
     """A month of a decade is read as that month: no scan, no sorting."""
-    database.create_function("regexp", 2, lambda *_: True)
     asked: list[str] = []
     database.set_trace_callback(asked.append)
     assert not list(read_seizures(database, source, selection, by="status", now=NOW))

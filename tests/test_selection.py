@@ -1,11 +1,17 @@
 """What is asked for becomes a condition that real SQLite answers, by an index if there is one."""
 
 import asyncio
+import contextlib
+import os
+import re
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from cdrd.batch import Batch
 from cdrd.commands.selecting import open_selected
@@ -81,6 +87,40 @@ def test_the_records_asked_for_are_found(
     reader: sqlite3.Connection, selection: Selection, seqs: list[int]
 ) -> None:
     assert found(reader, selection) == seqs
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        yield connection
+
+
+def is_matched(connection: sqlite3.Connection, number: str, caller: str) -> bool:
+    condition = Selection(number=number).condition(CALLS)
+    query = f"SELECT {condition.text} FROM (SELECT ? AS caller, NULL AS callee)"
+    [(answer,)] = connection.execute(query, [*condition.arguments, caller])
+    return bool(answer)
+
+
+@given(st.text("01*x?[]^+", min_size=1, max_size=8), st.text("01x?[]^+\u0661", max_size=8))
+@example("0[x*", "0[x1")
+@example("1*x*", "1x+")
+def test_a_star_in_a_number_stands_for_any_digits(
+    empty: sqlite3.Connection, number: str, caller: str
+) -> None:
+    matched = re.fullmatch("[0-9]*".join(map(re.escape, number.split("*"))), caller)
+    assert is_matched(empty, number, caller) == (matched is not None)
+
+
+def test_many_stars_are_matched_at_once_and_an_interrupt_meanwhile_is_one(
+    empty: sqlite3.Connection,
+) -> None:
+    def match() -> None:
+        with subprocess.Popen(["kill", "-INT", str(os.getpid())]):
+            assert not is_matched(empty, "*1" * 50 + "x", "1" * 200)
+
+    with pytest.raises(KeyboardInterrupt):
+        match()
 
 
 def test_what_was_typed_is_never_part_of_the_query() -> None:

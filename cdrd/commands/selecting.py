@@ -3,11 +3,9 @@
 import argparse
 import contextlib
 import os
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import UTC, tzinfo
-from functools import lru_cache
 from pathlib import Path
 
 from cdrd.commands.arguments import Usage, add_database_arguments, existing, text
@@ -99,17 +97,6 @@ def open_selected(database: Path) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.closing(open_reader(database)) as reader:
             check_tables(reader)
-            reader.create_function("regexp", 2, _matches, deterministic=True)
             yield reader
     except (sqlite3.Error, NotOurDatabase) as error:
         raise StoreUnusable(f"{database}: {error}") from error
-
-
-@lru_cache
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
-
-
-def _matches(pattern: str, text: str | None) -> bool:
-    """Tell whether a whole text matches; what ``text REGEXP pattern`` calls."""
-    return text is not None and _compiled(pattern).fullmatch(text) is not None
