@@ -6,9 +6,17 @@ import os
 import sqlite3
 from pathlib import Path
 
+from cdrd.record import CallRecord
+
 
 def process_id(_: sqlite3.Connection) -> int:
     return os.getpid()
+
+
+def whole_records(connection: sqlite3.Connection) -> list[tuple[int, CallRecord]]:
+    """Read all that is stored of each call, in the order of ``seq``."""
+    found = connection.execute("SELECT * FROM call ORDER BY seq")
+    return [(seq, CallRecord(*columns)) for seq, *columns in found]
 
 
 def counted_memory(_: sqlite3.Connection) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cdrd.frame import MIB
 from cdrd.progress import (
     read_complete_until,
     read_progress,
@@ -25,6 +26,16 @@ async def test_how_far_the_log_has_told_is_remembered_and_never_goes_back(tmp_pa
         assert (await store.run(read_progress)).logged_seq == 9
         assert [seq for seq, _ in await store.run(read_records, 9, 100)] == [10]
         assert [seq for seq, _ in await store.run(read_records, 2, 3)] == [3, 4, 5]
+
+
+@pytest.mark.asyncio
+async def test_what_the_log_is_to_tell_comes_without_the_text_that_it_never_tells(
+    tmp_path: Path,
+) -> None:
+    record = call(1)._replace(raw="x" * MIB)
+    async with opened(tmp_path / "cdr.sqlite3") as store:
+        await store.commit(batch_of([record]), 0)
+        assert await store.run(read_records, 0, 10) == [(1, record._replace(raw=""))]
 
 
 @pytest.mark.asyncio

@@ -12,11 +12,11 @@ import pytest
 
 from cdrd.batch import Batch, QuarantinedReport
 from cdrd.database import connect
-from cdrd.progress import read_records
 from cdrd.record import CallRecord
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.row import _SAME_RECORD
 from cdrd.store import Store
+from tests.asked import whole_records
 from tests.committing import batch_of, calls, commit, opened, rows
 from tests.example import CALL, call, holding, make_records, varied
 
@@ -56,7 +56,7 @@ async def test_a_row_reads_back_as_the_record_that_was_stored(store: Store) -> N
         raw='{"a": "\u00e4\U0001f4de"}',
     )
     await store.commit(batch_of([full]), 0)
-    assert await store.run(read_records, 0, 10) == [(1, full)]
+    assert await store.run(whole_records) == [(1, full)]
     assert rows(store.path, "SELECT * FROM calls") == [(1, *full[1:])]
 
 
@@ -136,7 +136,7 @@ async def test_a_record_that_differs_in_any_other_field_is_the_same(
     other = varied(**value)
     await store.commit(batch_of([CALL]), 0)
     assert (await store.commit(batch_of([other]), 0)).duplicates == 1
-    assert await store.run(read_records, 0, 10) == [(1, CALL)]
+    assert await store.run(whole_records) == [(1, CALL)]
 
 
 @pytest.mark.asyncio
@@ -209,7 +209,7 @@ async def test_two_records_that_share_their_identity_by_chance_are_both_kept(
     assert report.reason == "refused by the database: another record has its identity"
     assert (report.payload, report.size) == (b"the later", 9)
     assert committed.duplicates == 0
-    assert await store.run(read_records, 0, 10) == [(1, first)]
+    assert await store.run(whole_records) == [(1, first)]
     again = await store.commit(batch_of([first, call(1)]), 0)
     assert (again.stored, again.duplicates) == ([(2, call(1))], 1)
 

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from cdrd.batch import Batch
 from cdrd.database import open_reader
-from cdrd.progress import read_progress, read_records
+from cdrd.progress import read_progress
 from cdrd.row import Turn
 from cdrd.sqlite_library import set_up_for_one_thread
 from cdrd.store import Store, StoreUnusable
@@ -30,6 +30,7 @@ from tests.asked import (
     process_id,
     refuse,
     wait_for_file,
+    whole_records,
 )
 from tests.example import call, holding
 
@@ -58,7 +59,7 @@ async def test_it_is_another_process_that_stores(store: Store) -> None:
     ]
     assert committed.duplicates == 1
     assert await store.run(process_id) != os.getpid()
-    assert await store.run(read_records, 0, 10) == committed.stored
+    assert await store.run(whole_records) == committed.stored
 
 
 @pytest.mark.asyncio
@@ -109,10 +110,10 @@ async def test_who_does_not_wait_any_more_takes_nobody_elses_answer(
 async def test_a_commit_waits_for_its_turn(store: Store) -> None:
     with pytest.raises(sqlite3.OperationalError, match="in front of it has failed"):
         await store.commit(batch_of(2), 0, Turn(2, behind=1))
-    assert await store.run(read_records, 0, 10) == []
+    assert await store.run(whole_records) == []
     await store.commit(batch_of(1), 0, Turn(3))
     await store.commit(batch_of(2), 0, Turn(4, behind=3))
-    assert [record for _, record in await store.run(read_records, 0, 10)] == [call(1), call(2)]
+    assert [record for _, record in await store.run(whole_records)] == [call(1), call(2)]
 
 
 @pytest.mark.asyncio
