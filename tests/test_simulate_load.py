@@ -152,7 +152,6 @@ async def test_a_refused_connection_is_one_sentence() -> None:
     with pytest.raises(LoadFailed) as failure:
         await send_load(host, port, count=10, started=STARTED)
     assert str(failure.value) == f"cannot connect to {host}:{port}: Connection refused"
-    assert failure.value.reports == 0
 
 
 @pytest.mark.asyncio
@@ -165,10 +164,9 @@ async def test_a_broken_connection_tells_how_much_was_written() -> None:
     async with server:
         address = server.sockets[0].getsockname()
         with pytest.raises(
-            LoadFailed, match=r"broke a connection when [\d,]+ of 1,000,000"
-        ) as failed:
+            LoadFailed, match=r"broke a connection when \d{1,3}(,\d{3})? of 1,000,000"
+        ):
             await send_load(*address, count=1_000_000, started=STARTED)
-    assert 0 <= failed.value.reports < 1_000_000
 
 
 @pytest.mark.asyncio

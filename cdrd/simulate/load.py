@@ -83,13 +83,13 @@ async def send_load(  # noqa: PLR0913 - by name, each with a default
                 for _ in range(connections)
             ]
         except OSError as error:
-            raise LoadFailed(f"cannot connect to {where}: {reason(error)}", 0) from error
+            raise LoadFailed(f"cannot connect to {where}: {reason(error)}") from error
         try:
             await load.send_over(carriers)
         except OSError as error:
             written = f"{load.reports:,} of {count:,} reports had been written"
             sentence = f"{where} broke a connection when {written}: {reason(error)}"
-            raise LoadFailed(sentence, load.reports) from error
+            raise LoadFailed(sentence) from error
     return Sent(load.reports, load.reports * events, load.bytes, load.seconds)
 
 

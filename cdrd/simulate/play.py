@@ -76,7 +76,6 @@ class PlayingPBX(ABC):
         self,
         *,
         count: int = 0,
-        seconds: float = 0,
         rate: float = 0,
         events: int = 3,
         dialect: str = "",
@@ -84,11 +83,10 @@ class PlayingPBX(ABC):
         utc_offset: int = 0,
         unpushed_every: int = 0,
         reset_every: int = 0,
-        orderly: bool = False,
         patient: bool = False,
         chunk: int = 0,
     ) -> None:
-        """Play `count` calls, or `seconds` of them; without either, go on until cancelled.
+        """Play `count` calls; without a count, go on until cancelled.
 
         `rate` is calls a second (0: as fast as they are read), `events` the number of other events
         before each call's report. Calls end at the time of sending, or all begin at `started` (UTC
@@ -96,13 +94,13 @@ class PlayingPBX(ABC):
         that the receivers expect. Each `unpushed_every`-th call is not sent at all.
 
         After each `reset_every` reports all connections break, by RST and by an orderly close in
-        turn, or with `orderly` always by the close. What is played before the next login is lost,
-        unless `patient`: then each call waits for someone to be logged in.
+        turn. What is played before the next login is lost, unless `patient`: then each call waits
+        for someone to be logged in.
 
         A cancelled stream ends between two reports, as long as those are read.
         """
-        ways = itertools.cycle((True,) if orderly else (False, True))
-        async for played in _paced(count, seconds, rate):
+        ways = itertools.cycle((False, True))
+        async for played in _paced(count, rate):
             if patient:
                 await self.logged_in()
             begun = int(time.time()) - duration(self.number) if started is None else started
@@ -132,16 +130,13 @@ class PlayingPBX(ABC):
         await self.send(report, chunk=chunk)
 
 
-async def _paced(count: int, seconds: float, rate: float) -> AsyncIterator[int]:
-    """Count from 1, each number when it is due; a bound of 0 is none."""
+async def _paced(count: int, rate: float) -> AsyncIterator[int]:
+    """Count from 1, each number when it is due; a count of 0 has no end."""
     clock = asyncio.get_running_loop().time
     begun = clock()
-    end = begun + seconds if seconds else float("inf")
     for played in range(1, count + 1) if count else itertools.count(1):
         due = begun + (played - 1) / rate if rate else begun
-        await asyncio.sleep(min(due, end) - clock())
-        if max(due, clock()) >= end:
-            return
+        await asyncio.sleep(due - clock())
         yield played
 
 

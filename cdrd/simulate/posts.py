@@ -51,7 +51,7 @@ def send_posts(  # noqa: PLR0913 - by name, each with a default
     try:
         [(family, _, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise LoadFailed(f"cannot find {where}: {reason(error)}", 0) from error
+        raise LoadFailed(f"cannot find {where}: {reason(error)}") from error
     requests = _requests(forms, range(first, first + count), where)
     with contextlib.closing(_Posting(requests, family, address, posters, rate)) as posting:
         began = time.perf_counter()
@@ -59,9 +59,7 @@ def send_posts(  # noqa: PLR0913 - by name, each with a default
             posting.turn(tries)
             if posting.failed:
                 told = f"{posting.answered:,} of {count:,} were answered 200"
-                raise LoadFailed(
-                    f"{where} did not take a report: {posting.failed}; {told}", posting.answered
-                )
+                raise LoadFailed(f"{where} did not take a report: {posting.failed}; {told}")
             if progress is not None:
                 progress(posting.answered)
         return Sent(posting.answered, 0, posting.bytes, time.perf_counter() - began)

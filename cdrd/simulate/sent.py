@@ -22,8 +22,4 @@ class Sent:
 
 
 class LoadFailed(Exception):
-    """The daemon could not be reached, or broke a connection after `reports` had been written."""
-
-    def __init__(self, sentence: str, reports: int) -> None:
-        super().__init__(sentence)
-        self.reports = reports
+    """The daemon could not be reached, or did not take all; the text says how much it had."""
