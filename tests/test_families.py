@@ -148,7 +148,7 @@ def relay(port: int, way: Way, place: int) -> None:
             *(sys.executable, "-m", "cdrd", "simulate", "load", f"127.0.0.1:{port}"),
             *("--count", f"{CALLS}", "--connections", "1", "--events", "1"),
             *("--dialect", way.dialect, "--first", f"{1000 * place}"),
-            *("--timezone-offset", f"{OFFSET}"),
+            *("--utc-offset", f"{OFFSET}"),
         ],
         check=True,
         capture_output=True,

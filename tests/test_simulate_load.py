@@ -191,8 +191,8 @@ def parsed(*arguments: str) -> argparse.Namespace:
         (["pbx:1", "--count", "-5"], '"-5" is no whole number of 1 or more'),
         (["pbx:1", "--rate", "fast"], '"fast" is no number of 0 or more'),
         (["pbx:1", "--count", "1", "--seconds", "1"], "not allowed with argument --count"),
-        (["pbx:1", "--timezone-offset", "900"], '"900" is no number of minutes from -840 to 840'),
-        (["pbx:1", "--timezone-offset", "CET"], '"CET" is no number of minutes'),
+        (["pbx:1", "--utc-offset", "900"], '"900" is no number of minutes from -840 to 840'),
+        (["pbx:1", "--utc-offset", "CET"], '"CET" is no number of minutes'),
     ],
 )
 def test_a_bad_value_is_a_usage_error(

@@ -97,13 +97,6 @@ def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_play_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
-        "--utc-offset",
-        type=utc_offset,
-        default=0,
-        metavar="MINUTES",
-        help="the PBX's own clock, minutes east of UTC (default: 0)",
-    )
-    add(
         "--rate", type=amount, default=1, metavar="CALLS", help="a second, 0: flat out (default: 1)"
     )
     add(
@@ -141,7 +134,7 @@ def _add_play_arguments(parser: argparse.ArgumentParser) -> None:
 def add_report_arguments(
     parser: argparse.ArgumentParser, dialect: str, default: str | None = None
 ) -> None:
-    """Declare how reports look: the dialect, with its default in words, and the delimiter."""
+    """Declare how reports look: the dialect, with its default in words, the delimiter, the zone."""
     parser.add_argument(
         "--dialect",
         choices=DIALECTS,
@@ -154,6 +147,13 @@ def add_report_arguments(
         choices=tuple(DELIMITERS),
         default="newline",
         help=f"what stands between two reports (default: newline). {meanings}",
+    )
+    parser.add_argument(
+        "--utc-offset",
+        type=_utc_offset,
+        default=0,
+        metavar="MINUTES",
+        help="the PBX's own clock, minutes east of UTC (default: 0)",
     )
 
 
@@ -188,7 +188,7 @@ def amount(text: str) -> float:
     return number
 
 
-def utc_offset(text: str) -> int:
+def _utc_offset(text: str) -> int:
     """Minutes east of UTC as a command-line argument."""
     try:
         minutes = int(text)

@@ -26,7 +26,6 @@ from cdrd.simulate.arguments import (
     at_least,
     reason,
     remark,
-    utc_offset,
 )
 from cdrd.simulate.posts import send_posts
 from cdrd.simulate.reports import CALLS_A_SECOND, ReportForms
@@ -223,13 +222,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of the first call; the same number and time make the same call (default: "
         "taken from the clock, so that a second run repeats no call of the first)",
     )
-    add(
-        "--timezone-offset",
-        type=utc_offset,
-        default=0,
-        metavar="MINUTES",
-        help="the PBX's zone, minutes east of UTC (default: 0)",
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -264,7 +256,7 @@ def _post(arguments: argparse.Namespace, count: int) -> Sent:
             dialect=arguments.dialect,
             first=_first(arguments),
             started=int(time.time()) - count // CALLS_A_SECOND,
-            utc_offset=arguments.timezone_offset,
+            utc_offset=arguments.utc_offset,
             progress=progress,
         )
 
@@ -281,7 +273,7 @@ async def _run(arguments: argparse.Namespace, count: int) -> Sent:
             dialect=arguments.dialect,
             first=_first(arguments),
             started=int(time.time()) - count // CALLS_A_SECOND,
-            utc_offset=arguments.timezone_offset,
+            utc_offset=arguments.utc_offset,
             progress=progress,
         )
 
