@@ -28,7 +28,7 @@ from cdrd.local_time import utc_text
 from cdrd.log import Logger
 from cdrd.login import BackOff
 from cdrd.portal_table import Fields, NoTls, PortalLost, PortalRefused, PortalTable
-from cdrd.record import utc_milliseconds
+from cdrd.record import MAX_INTEGER, utc_milliseconds
 from cdrd.source import PORTAL
 from cdrd.store import Store
 from cdrd.writer import Writer
@@ -233,8 +233,10 @@ class PortalFollower:
 
 
 def _call_id(row: Fields) -> int:
-    value = next(value for name, value in row.items() if column_of(name) == "call_id")
-    assert isinstance(value, bytes)
+    """Return a row's CallID. Raises PortalLost for a row that cannot be of what was asked for."""
+    value = next((value for name, value in row.items() if column_of(name) == "call_id"), None)
+    if not (isinstance(value, bytes) and value.isdigit() and int(value) <= MAX_INTEGER):
+        raise PortalLost(f"it answers with a row whose CallID is {value!r}")
     return int(value)
 
 

@@ -19,6 +19,7 @@ from cdrd.portal import PAGE_ROWS
 from tests.bench.server import free_port
 from tests.portal_rows import IN_PROGRESS, ROW, row
 from tests.running import DEADLINE_SECONDS, HQ, RunningDaemon, cdrd, count, rows, write_config
+from tests.test_portal_table import session
 
 PASSWORD = "secret of the portal"
 TABLE = """
@@ -433,6 +434,23 @@ def test_what_does_not_answer_as_mysql_is_lost(tmp_path: Path) -> None:
         with peer:  # which is never answered: a stop does not wait for it
             status, _ = daemon.stop()
             assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"), [(b"Other", b"\x011"), (b"CallID", b"\xfb"), (b"CallID", b"\x14" + b"9" * 20)]
+)
+def test_a_row_without_a_call_id_is_none_of_the_portals(
+    tmp_path: Path, name: bytes, cell: bytes
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        following(tmp_path, other.getsockname()[1]) as daemon,
+    ):
+        peer, _ = other.accept()
+        with peer:
+            peer.sendall(session(name, cell))
+            assert "a row whose CallID is" in daemon.wait_for("portal_lost")["reason"]
+            assert daemon.stop()[0] == 0
 
 
 def test_a_missing_password_is_told_and_calls_are_served(tmp_path: Path, portal: MariaDb) -> None:

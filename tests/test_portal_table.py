@@ -41,16 +41,20 @@ def column(name: bytes) -> bytes:
     return b"".join(bytes([len(text)]) + text for text in texts) + shape
 
 
-ANSWERS = b"".join(
-    [
-        greeting(),
-        packet(2, OK),  # to the login
-        packet(1, OK),  # to SET NAMES
-        packet(1, b"\1") + packet(2, column(b"newest")) + packet(3, END),
-        packet(4, b"\x02" + b"41") + packet(5, END),
-    ]
-)
-"""A whole session: a login, and the newest CallID."""
+def session(name: bytes, cell: bytes) -> bytes:
+    """Return all that a server says: to a login, and to a query that finds one cell."""
+    return b"".join(
+        [
+            greeting(),
+            packet(2, OK),  # to the login
+            packet(1, OK),  # to SET NAMES
+            packet(1, b"\1") + packet(2, column(name)) + packet(3, END),
+            packet(4, cell) + packet(5, END),
+        ]
+    )
+
+
+ANSWERS = session(b"newest", b"\x02" + b"41")
 
 
 @contextlib.contextmanager
