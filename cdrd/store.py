@@ -77,7 +77,7 @@ class Store:
         except sqlite3.Error as error:
             if not (even_damaged and is_damage(error)):
                 os.close(store._lock)
-                raise StoreUnusable(f"{path}: {error}") from error
+                raise StoreUnusable(f"{path}: {error}{_advice(error)}") from error
             store.damage = str(error)
         except BaseException:
             os.close(store._lock)
@@ -238,6 +238,16 @@ def _locked(lock: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _advice(error: sqlite3.Error) -> str:
+    """Say what to do about an error, where its own text does not tell.
+
+    A copy that was written over a file has no WAL yet; to begin one, nobody else may have it open.
+    """
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+        return ": another program has it open; end that one first"
+    return ""
 
 
 def _finish(connection: sqlite3.Connection, logged_seq: int) -> None:

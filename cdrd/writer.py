@@ -198,8 +198,9 @@ class Writer:
             error=self._store.damage,
             spool=str(spool),
             advice=(
-                f"stop cdrd, replace {path} by a backup or by what sqlite3's .recover makes of it, "
-                f"remove its -wal and -shm, and start: all that is received is kept in {spool}"
+                f"stop cdrd, move {path} away with its -wal and -shm, put a backup or what "
+                "sqlite3's .recover makes of it in its place, as the same user's, and start: all "
+                f"that is received is kept in {spool}"
             ),
         )
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -315,22 +316,26 @@ def test_follow_goes_on_over_a_restart_of_the_daemon(tmp_path: Path) -> None:
 
 
 def put_in_place(replacement: Path, database: Path, *, over: bool) -> None:
-    """Put a backup back as the README says; ``over``: into the file that is there."""
-    if over:
-        database.write_bytes(replacement.read_bytes())
-    else:
-        replacement.replace(database)
-    for ending in ("-wal", "-shm"):
-        Path(f"{database}{ending}").unlink()
+    """Put a backup back as the README says; or ``over`` what is in the file."""
+    away = database.parent / "away"
+    away.mkdir()
+    for ending in ("-wal", "-shm") if over else ("", "-wal", "-shm"):
+        Path(f"{database}{ending}").rename(away / f"cdr.sqlite3{ending}")
+    shutil.copyfile(replacement, database)
 
 
-@pytest.mark.parametrize("over", [False, True])
-def test_follow_goes_on_with_the_database_that_takes_the_place(tmp_path: Path, over: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "over"), [("cdr.sqlite3", False), ("cdr.sqlite3", True), ("link.sqlite3", True)]
+)
+def test_follow_goes_on_with_the_database_that_takes_the_place(
+    tmp_path: Path, name: str, over: bool
+) -> None:
     database = filled(tmp_path, calls(1))
+    (tmp_path / "link.sqlite3").symlink_to(database)
     older = tmp_path / "older.sqlite3"
     assert cdrd("backup", "--db", database, older).returncode == 0
     filled(tmp_path, calls(2))
-    with following("--db", database) as follower:
+    with following("--db", tmp_path / name) as follower:
         assert [line["seq"] for line in follower.read(2)] == [1, 2]
         put_in_place(older, database, over=over)
         assert follower.process.stderr is not None

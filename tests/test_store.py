@@ -1,5 +1,6 @@
 """The store is the only writer, and keeps the WAL bounded."""
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -8,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from cdrd import database
 from cdrd.database import WAL_LIMIT_BYTES, checkpoint, open_reader
 from cdrd.frame import MIB
 from cdrd.schema import PAGE_BYTES, VERSION
 from cdrd.store import CHECKPOINT_PAGES, Store, StoreUnusable
 from tests.committing import batch_of, calls, opened, rows
-from tests.damage import damage
+from tests.damage import damage, drop_wal
 from tests.example import CALL, call
 
 
@@ -114,6 +116,23 @@ async def test_a_second_writer_by_another_name_of_the_file_is_refused(
     with pytest.raises(StoreUnusable, match="another cdrd is writing it"):
         async with opened(link / "link.sqlite3"):
             pass
+
+
+@pytest.mark.asyncio
+async def test_a_reader_of_what_a_copy_was_written_over_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 0)
+    path, copy = tmp_path / "cdr.sqlite3", tmp_path / "copy.sqlite3"
+    async with opened(path):
+        with contextlib.closing(open_reader(path)) as reader:
+            reader.execute("VACUUM INTO ?", (str(copy),))
+    with contextlib.closing(open_reader(path)):
+        path.write_bytes(copy.read_bytes())
+        drop_wal(path)
+        assert "locked: another program has it open; end that one first" in await refused(path)
+    async with opened(path) as store:
+        await store.commit(batch_of([CALL]), 0)
 
 
 @pytest.mark.asyncio

@@ -29,8 +29,8 @@ def check_integrity(database: Path) -> list[str]:
         progress.add_task("integrity", total=None)
         faults = list(_faults(database))
     advice = (
-        "stop cdrd, replace it by a backup or by what sqlite3's .recover makes of it, remove its"
-        " -wal and -shm, and start"
+        "stop cdrd, move it away with its -wal and -shm, put a backup or what sqlite3's .recover"
+        " makes of it in its place, as the same user's, and start"
     )
     return [f"{database} is damaged ({'; '.join(faults)}): {advice}"] if faults else []
 

@@ -84,7 +84,8 @@ def _follow(path: Path, start: int, pbx: str | None) -> None:
 
 def _files(path: Path) -> list[tuple[int, int] | None]:
     """Tell the database's files from those that take their place, as when a backup is put back."""
-    return [identity(Path(f"{path}{ending}")) for ending in ("", "-wal")]
+    resolved = path.resolve()  # a WAL stands beside the file, not beside a link to it
+    return [identity(Path(f"{resolved}{ending}")) for ending in ("", "-wal")]
 
 
 def _open(path: Path) -> sqlite3.Connection:
