@@ -7,6 +7,7 @@ quarantine, or no record; and no connection waits for another one's bytes.
 import asyncio
 import enum
 import itertools
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,9 @@ GROUP: Final = 100
 ANSWER_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 1.0
 """At a stop, how long the last answers may take to reach their peers."""
+
+_EVENT_IN_QUERY = re.compile(r"[?&](?:action|event|msg|type)=")
+"""As a webhook may send it by GET: a P-Series PBX offers that, and no page says how it looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,8 +416,7 @@ class HttpConnection(asyncio.Protocol):
                 case ContinueExpected():
                     self._write(CONTINUE)
                 case Fault(status, reason):
-                    self._connections.refused(self, status, reason)
-                    self._end(status, reason)
+                    self._refuse(status, reason)
 
     def _wait_for_more(self) -> None:
         state = _State.RECEIVING if self._reader.pending else _State.IDLE
@@ -425,11 +428,12 @@ class HttpConnection(asyncio.Protocol):
         self._request = request
         if request.method not in METHODS:
             self._end(405, f"reports are taken with {' or '.join(METHODS[:2])}")
+        elif not request.body and _EVENT_IN_QUERY.search(request.target):
+            self._refuse(400, "the event is in the query: set the webhook's request method to POST")
         elif not request.body:
             self._answer(request)
         elif reason := self._refusal_of(request):
-            self._connections.refused(self, 403, reason)
-            self._end(403, reason)
+            self._refuse(403, reason)
         else:
             self._enter(_State.HELD)
             self._connections.hold(self)
@@ -459,6 +463,10 @@ class HttpConnection(asyncio.Protocol):
         stream.receive(body, received_at)
         stream.close("the request ended in the middle of a report", received_at)
         self._intake.arrived()
+
+    def _refuse(self, status: int, reason: str) -> None:
+        self._connections.refused(self, status, reason)
+        self._end(status, reason)
 
     def _end(self, status: int, sentence: str = "") -> None:
         """Send the last answer, and read on until the peer has had time to read it.
@@ -496,8 +504,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._keep_rest()
         reason = f"the request took longer than {self._connections.bounds.request:g} s"
-        self._connections.refused(self, 408, reason)
-        self._end(408, reason)
+        self._refuse(408, reason)
 
     def _keep_rest(self) -> None:
         """Take custody of what will not be answered with a 200, whole or (for quarantine) torn.

@@ -350,6 +350,20 @@ def test_a_strict_client_gets_the_answers_that_it_expects(port: int) -> None:
     assert answer.read()
 
 
+@pytest.mark.parametrize("query", ["type=30012&sn=1&msg=%7B%7D", "sn=1&action=NewCdr"])
+def test_an_event_in_the_query_is_refused_and_told(
+    daemon: RunningDaemon, port: int, query: str
+) -> None:
+    with connect(port) as sock:
+        sock.sendall(f"GET /cloud?{query} HTTP/1.1\r\nHost: cdrd\r\n\r\n".encode())
+        assert read_status(sock) == 400
+    refused = daemon.wait_for("request_refused")
+    assert (refused["pbx"], refused["status"]) == ("hq", 400)
+    assert "set the webhook's request method to POST" in refused["reason"]
+    _, stopped = daemon.stop()
+    assert stopped["received"] == 0
+
+
 def test_a_request_that_cannot_be_taken_is_answered_and_told_once_a_minute(
     daemon: RunningDaemon, port: int
 ) -> None:
