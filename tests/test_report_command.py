@@ -340,9 +340,15 @@ def test_conferences_by_what_they_can_be_grouped_by(tmp_path: Path) -> None:
         "extension": {None: 3},
     }
     assert figures(*day, "--tenant", "acme", "--portal", "video")["total"]["calls"] == 2
-    lasting = figures(*conferences)["total"]["longest"]
-    since = datetime.now(UTC) - datetime.fromisoformat("2024-03-01T09:05:00Z")
-    assert lasting == pytest.approx(since.total_seconds(), abs=30)
+    assert figures(*conferences)["total"]["longest"] == 24 * 3600  # nobody has told its end
+
+
+def test_a_leg_in_progress_lasts_until_now(tmp_path: Path) -> None:
+    joined = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+    leg = {"join_time": f"{joined:%Y-%m-%dT%H:%M:%SZ}", "call_state": "IN PROGRESS"}
+    told = figures("conferences", "--db", filled(tmp_path, legs=(leg,)))
+    since = datetime.now(UTC) - joined
+    assert told["total"]["longest"] == pytest.approx(since.total_seconds(), abs=30)
 
 
 # The forms
