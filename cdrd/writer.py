@@ -199,8 +199,8 @@ class Writer:
             spool=str(spool),
             advice=(
                 f"stop cdrd, move {path} away with its -wal and -shm, put a backup or what "
-                "sqlite3's .recover makes of it in its place, as the same user's, and start: all "
-                f"that is received is kept in {spool}"
+                "SQLite's .recover makes of it (Debian 12's sqlite3 cannot) in its place, as the "
+                f"same user's, and start: all that is received is kept in {spool}"
             ),
         )
 

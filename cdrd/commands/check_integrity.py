@@ -29,8 +29,8 @@ def check_integrity(database: Path) -> list[str]:
         progress.add_task("integrity", total=None)
         faults = list(_faults(database))
     advice = (
-        "stop cdrd, move it away with its -wal and -shm, put a backup or what sqlite3's .recover"
-        " makes of it in its place, as the same user's, and start"
+        "stop cdrd, move it away with its -wal and -shm, put a backup or what SQLite's .recover"
+        " makes of it (Debian 12's sqlite3 cannot) in its place, as the same user's, and start"
     )
     return [f"{database} is damaged ({'; '.join(faults)}): {advice}"] if faults else []
 
