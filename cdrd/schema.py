@@ -195,10 +195,20 @@ def migrate(connection: sqlite3.Connection) -> int:
                 connection.execute(statement)
             if version == 0:
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                first = (1, 0, 0, secrets.token_bytes(32))
+                first = (1, 0, 0, _new_key())
                 connection.execute("INSERT INTO progress VALUES (?, ?, ?, ?)", first)
             connection.execute(f"PRAGMA user_version = {version + 1}")
+    if connection.execute("SELECT 1 FROM progress").fetchone() is None:
+        # Recovered from a damaged file without it: the lines of nearly all rows have been told.
+        last_seq = "SELECT ifnull(max(seq), 0) AS seq FROM call"
+        progress = f"INSERT INTO progress SELECT 1, seq, seq, ? FROM ({last_seq})"  # noqa: S608 - constants
+        connection.execute(progress, (_new_key(),))
     return found
+
+
+def _new_key() -> bytes:
+    """Make the key for hashed numbers."""
+    return secrets.token_bytes(32)
 
 
 @contextlib.contextmanager

@@ -211,6 +211,22 @@ def test_there_is_one_row_of_progress(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO progress VALUES (2, 0, 0, x'00')")
 
 
+def test_a_file_recovered_without_its_progress_goes_on_behind_its_last_row(
+    connection: sqlite3.Connection,
+) -> None:
+    migrate(connection)
+    connection.execute("DELETE FROM progress")
+    values = (7, 0, *CALL[1:])
+    connection.execute(f"INSERT INTO call VALUES ({', '.join('?' * len(values))})", values)
+    assert migrate(connection) == VERSION
+    [(last_seq, logged_seq, key)] = connection.execute(
+        "SELECT last_seq, logged_seq, number_key FROM progress"
+    )
+    assert (last_seq, logged_seq, len(key)) == (7, 7, 32)
+    assert migrate(connection) == VERSION
+    assert one(connection, "SELECT number_key FROM progress") == key
+
+
 def test_a_conference_leg_has_one_row_for_each_portal_and_call_id(
     connection: sqlite3.Connection,
 ) -> None:
