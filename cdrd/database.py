@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cdrd.frame import MIB
-from cdrd.schema import PAGE_BYTES, check_schema, migrate
-
-BUSY_TIMEOUT_MS: Final = 5_000
+from cdrd.schema import BUSY_TIMEOUT_MS, PAGE_BYTES, check_schema, migrate
 
 WAL_LIMIT_BYTES: Final = 64 * MIB
 """The WAL file is cut back to this when it is reused; a reader that pins it makes it larger."""

@@ -16,6 +16,9 @@ APPLICATION_ID: Final = 0x63647264
 PAGE_BYTES: Final = 16 * 1024
 """Larger pages than SQLite's 4 KiB take about a tenth off a row's cost in a flood."""
 
+BUSY_TIMEOUT_MS: Final = 5_000
+STILL_BUSY_TIMEOUT_MS: Final = 50
+
 _VERSION_1: Final = """
 CREATE TABLE call (
     seq               INTEGER PRIMARY KEY,
@@ -214,7 +217,7 @@ def _new_key() -> bytes:
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Commit what is done within, or on any error nothing of it."""
-    connection.execute("BEGIN IMMEDIATE")
+    _begin(connection)
     try:
         yield
         connection.execute("COMMIT")
@@ -222,6 +225,21 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:  # a full disk has ended it already
             connection.execute("ROLLBACK")
         raise
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    """Begin to write: who finds the database locked waits for that, and those behind it hardly.
+
+    Each would wait in vain for the same program, and at the end of the row stands a commit.
+    """
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        connection.execute(f"PRAGMA busy_timeout = {STILL_BUSY_TIMEOUT_MS}")
+        raise
+    (timeout,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    if timeout == STILL_BUSY_TIMEOUT_MS:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
 
 
 def check_schema(connection: sqlite3.Connection) -> int:

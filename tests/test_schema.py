@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from cdrd.leg_store import read_followed
-from cdrd.schema import APPLICATION_ID, VERSION, NotOurDatabase, check_schema, migrate
+from cdrd.schema import (
+    APPLICATION_ID,
+    BUSY_TIMEOUT_MS,
+    STILL_BUSY_TIMEOUT_MS,
+    VERSION,
+    NotOurDatabase,
+    check_schema,
+    migrate,
+    transaction,
+)
 from tests.example import CALL
 
 CALLS = (
@@ -225,6 +234,26 @@ def test_a_file_recovered_without_its_progress_goes_on_behind_its_last_row(
     assert (last_seq, logged_seq, len(key)) == (7, 7, 32)
     assert migrate(connection) == VERSION
     assert one(connection, "SELECT number_key FROM progress") == key
+
+
+def test_only_the_first_waits_long_for_a_lock_until_one_has_it(
+    connection: sqlite3.Connection,
+) -> None:
+    migrate(connection)
+    (path,) = (
+        file for _, name, file in connection.execute("PRAGMA database_list") if name == "main"
+    )
+    other = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA busy_timeout = 10")
+    other.execute("BEGIN IMMEDIATE")
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="locked"), transaction(connection):
+            pass
+        assert one(connection, "PRAGMA busy_timeout") == STILL_BUSY_TIMEOUT_MS < BUSY_TIMEOUT_MS
+    other.execute("ROLLBACK")
+    other.close()
+    with transaction(connection):
+        assert one(connection, "PRAGMA busy_timeout") == BUSY_TIMEOUT_MS
 
 
 def test_a_conference_leg_has_one_row_for_each_portal_and_call_id(
