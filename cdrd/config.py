@@ -244,10 +244,16 @@ class Pbx(_Table):
         """Whether its reports come only where something listens for its peers."""
         return bool(self.peers) and self.events is None
 
+    @property
+    def signs(self) -> bool:
+        """Whether it signs its reports, so that it can only POST them."""
+        return self.events is not None and bool(self.events.secret_file)
+
     def sender(self) -> Sender:
         """Return the PBX as a sender of reports."""
         networks = tuple(ip_network(peer, strict=False) for peer in self.peers)
-        return Sender(self.name, zoneinfo.ZoneInfo(self.timezone), networks, self.serial)
+        zone = zoneinfo.ZoneInfo(self.timezone)
+        return Sender(self.name, zone, networks, self.serial, self.signs)
 
     def door(self, config_path: Path) -> Door:
         """Return how the PBX posts. Raises ConfigError where its key cannot be read."""

@@ -132,9 +132,14 @@ class Listener:
             if isinstance(connection, AcceptedConnection):
                 connection.admit(begun)
 
-    def origin_of(self, address: str, names: frozenset[str] = frozenset()) -> Origin | None:
-        """Return the PBXs that an address, and the names in a certificate, may stand for."""
-        return origin_of(address, self._senders, names)
+    def origin_of(
+        self, address: str, names: frozenset[str] = frozenset(), *, unsigned: bool = False
+    ) -> Origin | None:
+        """Return the PBXs that an address, and the names in a certificate, may stand for.
+
+        ``unsigned``: of what nobody signs, as over ``[tcp] listen``.
+        """
+        return origin_of(address, self._senders, names, unsigned=unsigned)
 
     def vouches(self, address: str, names: frozenset[str]) -> bool:
         """Tell whether a certificate may be shown from an address."""
@@ -167,7 +172,7 @@ class Listener:
             "peer_refused",
             address=self._last_refused,
             count=count,
-            advice="add the address to the peers of its [[pbx]]",
+            advice="add the address to the peers of its [[pbx]]; one with a secret_file only POSTs",
         )
 
     def _say_failed(self, count: int) -> None:
@@ -200,7 +205,7 @@ class AcceptedConnection(PeerConnection):
             return
         address, peer = peer_of(transport)
         self._names = names_in(transport.get_extra_info("peercert"))
-        origin = self._listener.origin_of(address, self._names)
+        origin = self._listener.origin_of(address, self._names, unsigned=True)
         if origin is None:
             self._listener.count_refused(address)
             self._give_up(transport)
@@ -234,7 +239,7 @@ class AcceptedConnection(PeerConnection):
 
     def admit(self, begun: Container[str]) -> None:
         """Find out anew whose connection it is."""
-        origin = self._listener.origin_of(self.address, self._names)
+        origin = self._listener.origin_of(self.address, self._names, unsigned=True)
         if origin is None:
             self.drop("its address is of no configured PBX any more")
             return

@@ -20,6 +20,7 @@ class Sender:
     zone: tzinfo
     networks: tuple[Network, ...] = ()
     serial: str = ""
+    signs: bool = False  # what it has not signed is no report of it
 
     def may_be_at(self, address: str) -> bool:
         """Tell whether this PBX may connect from an address, IPv4 in its IPv6 form included."""
@@ -68,11 +69,17 @@ def certified(senders: Sequence[Sender], names: frozenset[str]) -> Sequence[Send
 
 
 def origin_of(
-    address: str, senders: Sequence[Sender], names: frozenset[str] = frozenset()
+    address: str,
+    senders: Sequence[Sender],
+    names: frozenset[str] = frozenset(),
+    *,
+    unsigned: bool = False,
 ) -> Origin | None:
     """Return the PBXs that a peer's address may stand for; None for a stranger.
 
-    ``names``: those in its certificate.
+    ``names``: those in its certificate. ``unsigned``: none that signs, for nothing is signed there.
     """
     candidates = [one for one in certified(senders, names) if one.may_be_at(address)]
+    if unsigned:
+        candidates = [one for one in candidates if not one.signs]
     return Origin(candidates) if candidates else None

@@ -292,7 +292,9 @@ def test_a_webhook_is_told_and_needs_its_secret(tmp_path: Path) -> None:
     webhook = '[pbx.events]\nkind = "webhook"\nsecret_file = "key"\npath = "/hq"\n'
     config = write_config(tmp_path, 'http.listen = ["127.0.0.1:0"]\n' + HQ + webhook)
     _, said = check("-c", config)
-    assert "signs what it POSTs to /hq" in said
+    assert "hq may POST from 127.0.0.1 to 127.0.0.1:0; signs what it POSTs to /hq" in " ".join(
+        said.split()
+    )
     assert [fault.partition(": make")[0] for fault in faults(said)] == [
         "hq: secret_file 'key' cannot be read: No such file or directory",
     ]

@@ -271,6 +271,17 @@ def test_a_webhook_is_taken_when_it_is_signed_and_else_403(tmp_path: Path) -> No
     assert_accounted(stopped)
 
 
+def test_over_tcp_where_nothing_is_signed_a_pbx_with_a_key_is_a_stranger(tmp_path: Path) -> None:
+    (tmp_path / "webhook.key").write_text(KEY)
+    with RunningDaemon(tmp_path, TABLES + WEBHOOK) as daemon:
+        with connect(daemon.port) as sock, contextlib.suppress(ConnectionError):
+            sock.sendall(call(1) + b"\n")
+            assert sock.recv(1) == b""
+        assert daemon.wait_for("peer_refused")["address"] == "127.0.0.1"
+        _, stopped = daemon.stop()
+    assert stopped["received"] == 0
+
+
 def test_a_signed_message_that_may_tell_of_a_call_is_quarantined(tmp_path: Path) -> None:
     (tmp_path / "webhook.key").write_text(f"{KEY}\n")
     kept = [

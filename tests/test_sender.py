@@ -1,5 +1,6 @@
 """A report is given to the PBX that the configuration tells, and to nobody by guess."""
 
+import dataclasses
 from ipaddress import ip_network
 from zoneinfo import ZoneInfo
 
@@ -35,6 +36,17 @@ def test_a_pbx_is_at_no_other_address(address: str) -> None:
 def test_a_stranger_has_no_origin() -> None:
     assert origin_of("198.51.100.1", [HQ, BRANCH, SHOP]) is None
     assert origin_of("192.0.2.10", []) is None
+
+
+@pytest.mark.parametrize("names", [frozenset[str](), frozenset({"cloud"})])
+def test_what_is_not_signed_is_of_no_pbx_that_signs(names: frozenset[str]) -> None:
+    cloud = dataclasses.replace(SHOP, name="cloud", signs=True)
+    signed = origin_of("192.0.2.11", [cloud], names)
+    assert signed is not None
+    assert signed.name == "cloud"
+    assert origin_of("192.0.2.11", [cloud], names, unsigned=True) is None
+    beside = origin_of("192.0.2.11", [BRANCH, cloud], names, unsigned=True)
+    assert (beside.name if beside else "") == ("" if names else "branch")
 
 
 def test_an_origin_is_named_by_all_that_it_may_be() -> None:

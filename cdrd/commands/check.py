@@ -160,7 +160,7 @@ def _check_pbx(pbx: Pbx, config: Config, path: Path) -> Iterator[str]:
     ways = []
     if pbx.peers:
         peers = ", ".join(pbx.peers)
-        if config.tcp.listen or not config.http.listen:
+        if not pbx.signs and (config.tcp.listen or not config.http.listen):
             listening = ", ".join(config.tcp.listen) or "no address"
             ways.append(f"may connect from {peers} to {listening}")
         if config.http.listen:
