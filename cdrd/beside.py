@@ -69,11 +69,7 @@ class Beside:
 
     async def _import_calls(self, request: Request) -> Answer:
         committed = await self._writer.commit_beside(handover.read_request(request))
-        return {
-            "stored": committed.added,
-            "duplicate": committed.duplicates,
-            "quarantined": len(committed.quarantined),
-        }
+        return committed.counts
 
     async def _store_legs(self, request: Request) -> Answer:
         outcome = await self._writer.store_legs(leg_request.read_request(request))

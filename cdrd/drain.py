@@ -135,12 +135,7 @@ class Drainer:
         if not piece.batch:
             return {"damaged": len(piece.damaged)}
         committed = await to_its_end(self._writer.commit_beside(piece.batch))
-        return {
-            "stored": committed.added,
-            "duplicate": committed.duplicates,
-            "quarantined": len(committed.quarantined),
-            "damaged": len(piece.damaged),
-        }
+        return {**committed.counts, "damaged": len(piece.damaged)}
 
 
 def _stamp(database: Path) -> object:

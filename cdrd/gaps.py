@@ -304,11 +304,7 @@ class GapFollower:
     async def _keep(self, batch: Batch) -> Counts:
         """Commit a batch and tell its rows, also when we are stopped meanwhile."""
         committed = await to_its_end(self._writer.commit_beside(batch))
-        return Counter(
-            stored=committed.added,
-            duplicate=committed.duplicates,
-            quarantined=len(committed.quarantined),
-        )
+        return committed.counts
 
     async def _set_complete_until(self, instant: float) -> None:
         """Remember up to when nothing is missing, but not of a database that was replaced."""

@@ -5,6 +5,7 @@ a record that SQLite refuses costs itself alone.
 """
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -56,6 +57,13 @@ class Committed:
     def added(self) -> int:
         """How many rows are new."""
         return self.rows.count + self.restored.count
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many became rows, were rows already, or went to quarantine."""
+        return Counter(
+            stored=self.added, duplicate=self.duplicates, quarantined=len(self.quarantined)
+        )
 
     @property
     def stored(self) -> list[tuple[int, CallRecord]]:

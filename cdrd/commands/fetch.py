@@ -224,8 +224,4 @@ class _Alone:
         """Commit a batch."""
         committed = await self._store.commit(batch, 0)
         await self._store.checkpoint_if_due()
-        return Counter(
-            stored=committed.added,
-            duplicate=committed.duplicates,
-            quarantined=len(committed.quarantined),
-        )
+        return committed.counts

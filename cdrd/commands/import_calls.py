@@ -191,11 +191,7 @@ def _commit(runner: asyncio.Runner, store: Store, batch: Batch) -> Counter[str]:
         runner.run(store.checkpoint_if_due())
     except sqlite3.Error as error:
         raise _Failed(f"{store.path}: {error}") from error
-    return Counter(
-        stored=committed.added,
-        duplicate=committed.duplicates,
-        quarantined=len(committed.quarantined),
-    )
+    return committed.counts
 
 
 def _import_files(
