@@ -21,6 +21,7 @@ from cdrd.config import (
     secret_path,
 )
 from cdrd.exits import ConfigError
+from cdrd.target import OF_A_DATABASE
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 COMMENTED = re.compile(r"^# (\w+ = .*|\[+[\w.]+\]+)$", re.MULTILINE)
@@ -88,6 +89,12 @@ def test_the_example_sets_each_default_with_its_own_key() -> None:
 
 def test_the_example_has_every_key_and_no_other() -> None:
     assert given_keys(tomllib.loads(uncommented())) == keys(Config)
+
+
+def test_the_example_names_each_file_beside_the_database() -> None:
+    text = EXAMPLE.read_text()
+    never_there = "-journal"  # in WAL mode
+    assert [ending for ending in OF_A_DATABASE if ending not in text] == [never_there]
 
 
 def test_the_uncommented_example_is_valid() -> None:
