@@ -19,13 +19,25 @@ WAL_LIMIT_BYTES: Final = 64 * MIB
 
 SYNCHRONOUS: Final = {"full": 2, "normal": 1}
 _DAMAGE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_MOVED: Final = sqlite3.SQLITE_READONLY_DBMOVED
 
 
 class WriterConnection(sqlite3.Connection):
     """The connection that commits; it knows which turn it has committed last."""
 
     path: Path
+    file: os.stat_result
     last_turn = 0
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the path still names the file that is open."""
+        try:
+            return os.path.samestat(self.file, self.path.stat())
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # a disk that does not answer tells nothing of it
 
     def close(self) -> None:
         """Close it without an end to the WAL.
@@ -36,6 +48,8 @@ class WriterConnection(sqlite3.Connection):
         """
         with contextlib.ExitStack() as last:
             with contextlib.suppress(sqlite3.Error):
+                if not self.in_place:  # the WAL would be played into the file that is there now
+                    self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 reader = last.enter_context(contextlib.closing(_connect_reader(self.path)))
                 _read_schema(reader)
             super().close()
@@ -57,12 +71,14 @@ class Checkpoint:
 def connect(path: Path, durability: str) -> WriterConnection:
     """Open or create the database for its one writer. Raises sqlite3.Error and NotOurDatabase."""
     # SQLite gives the WAL the mode of the database: the group may read, others may not.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
+    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    file = os.fstat(opened)
+    os.close(opened)
     _read_wal_from_disk(path)
     connection = sqlite3.connect(
         path, isolation_level=None, cached_statements=32, factory=WriterConnection
     )
-    connection.path = path
+    connection.path, connection.file = path, file
     try:
         is_new = not check_schema(connection)  # before anything is changed
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")  # before journal_mode
@@ -120,6 +136,18 @@ def _read_schema(reader: sqlite3.Connection) -> None:
     reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()
 
 
+def check_in_place(connection: sqlite3.Connection) -> None:
+    """Hold the writer's path to naming the file that is open. Raises sqlite3.Error, as of damage.
+
+    What is stored in a file that nobody can open any more is not stored.
+    """
+    assert isinstance(connection, WriterConnection)
+    if not connection.in_place:
+        error = sqlite3.DatabaseError(f"{connection.path} was replaced or deleted while in use")
+        error.sqlite_errorcode = _MOVED
+        raise error
+
+
 def check_whole(reader: sqlite3.Connection) -> None:
     """Read all of the database. Raises sqlite3.Error when it is damaged."""
     (found,) = reader.execute("PRAGMA quick_check(1)").fetchone()
@@ -134,8 +162,9 @@ def checkpoint(connection: sqlite3.Connection) -> Checkpoint:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Tell a damaged database from one that is only locked, full or out of reach for a while."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+    """Tell a database that is damaged or gone from one that is only locked or full for a while."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in _DAMAGE or code == _MOVED
 
 
 def wal_reset_bug(version: tuple[int, int, int]) -> bool:

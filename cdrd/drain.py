@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cdrd.background import to_its_end
-from cdrd.database import is_damage
+from cdrd.database import check_in_place, is_damage
 from cdrd.log import Logger
 from cdrd.spool import Piece
 from cdrd.store import Store, StoreUnusable
@@ -63,6 +63,8 @@ class Drainer:
     async def run(self) -> None:
         """Look until cancelled; at once too, for what an earlier run has left in the spool."""
         while True:
+            if not self._store.damage:
+                await self._look_in_place()
             if self._store.damage:
                 await self._reopen()
             if not self._store.damage:
@@ -75,6 +77,13 @@ class Drainer:
     async def _take_up_anew(self) -> None:
         self._reopened()
         await self._take_up()
+
+    async def _look_in_place(self) -> None:
+        """Find out whether the database is the file that is open, while nothing is committed."""
+        try:
+            await self._store.run(check_in_place)
+        except sqlite3.Error as error:
+            await to_its_end(self._writer.give_up_damaged(error))
 
     async def _reopen(self) -> None:
         """Open the database anew if its files have changed since the last look, and are whole."""

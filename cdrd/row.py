@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall, quarantine_of
 from cdrd.block import StoredRows, rows_of
-from cdrd.database import WriterConnection
+from cdrd.database import WriterConnection, check_in_place
 from cdrd.record import MAX_INTEGER, CallRecord, Row, new_record
 from cdrd.schema import transaction
 from cdrd.source import IMPORT, READ_AGAIN
@@ -92,11 +92,15 @@ class Turn(NamedTuple):
 def commit_in_turn(
     connection: sqlite3.Connection, batch: Batch, logged_seq: int, turn: Turn
 ) -> Outcome:
-    """Store a batch unless the commit that it is to follow has failed: that one comes first."""
+    """Store a batch unless the commit that it is to follow has failed: that one comes first.
+
+    Raises sqlite3.Error, also for what is stored in a file that has lost its place.
+    """
     assert isinstance(connection, WriterConnection)
     if turn.behind and turn.behind != connection.last_turn:
         raise sqlite3.OperationalError("the commit in front of it has failed")
     outcome = commit(connection, batch, logged_seq)
+    check_in_place(connection)
     if turn.number:
         connection.last_turn = turn.number
     return outcome

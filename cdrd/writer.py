@@ -190,6 +190,12 @@ class Writer:
         self._log.error("store_replaced", status=status, advice=advice)
         self.calls.look_behind()
 
+    async def give_up_damaged(self, error: sqlite3.Error) -> None:
+        """Leave the database alone from now on, if this is what damage looks like."""
+        if is_damage(error) and not self._store.damage:
+            await self._store.give_up(str(error))
+            self.tell_damage()
+
     def tell_damage(self) -> None:
         """Tell that the database is damaged, and what to do."""
         path, spool = self._store.path, self.spool.path
@@ -367,9 +373,7 @@ class Writer:
             batch.repeated = True  # it may have been committed all the same, and not been told
             raise
         except sqlite3.Error as error:
-            if is_damage(error) and not self._store.damage:
-                await self._store.give_up(str(error))
-                self.tell_damage()
+            await self.give_up_damaged(error)
             raise
         self.calls.tell(committed.rows)
         self.calls.tell(committed.restored)

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import shutil
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from cdrd.batch import Batch, QuarantinedReport
 from cdrd.spool import Spool
+from tests import quick_serve
 from tests.damage import damage, drop_wal, put_back
 from tests.example import call
 from tests.running import (
@@ -188,6 +190,59 @@ def test_a_kill_while_the_spool_is_drained_neither_loses_nor_doubles_anything(
     assert (count(daemon.database), count(daemon.database, "quarantine")) == (number, 20)
     assert_each_row_is_logged(daemon.database, told)
     assert not spool.path.exists()
+
+
+# A file that is replaced or deleted while it is in use
+
+
+def test_calls_that_follow_a_replacement_of_the_file_are_rows_of_the_new_one(
+    tmp_path: Path, backup: Path
+) -> None:
+    """The WAL of the old one is still there, and alone has its last rows."""
+    aside = tmp_path / "aside.sqlite3"
+    with RunningDaemon(tmp_path) as daemon:
+        send(daemon.port, calls(*range(500, 600)))
+        daemon.wait_for_calls(100)
+        daemon.database.rename(aside)
+        backup.rename(daemon.database)
+        send(daemon.port, calls(*range(600, 700)))
+        alarm = daemon.wait_for("database_damaged")
+        assert alarm["error"] == f"{daemon.database} was replaced or deleted while in use"
+        daemon.wait_for("spool_drained", stored=100)
+        status, stopped = daemon.stop()
+    assert (status, stopped["stored"], stopped["spooled"]) == (0, 100, 100)
+    assert_accounted(stopped)
+    assert count(daemon.database) == 600
+    assert cdrd("check", "-c", daemon.config, "--integrity").returncode == 0
+    assert count(aside) >= 600
+
+
+def test_a_replacement_is_found_while_no_call_comes(tmp_path: Path, backup: Path) -> None:
+    serve = [sys.executable, quick_serve.__file__]
+    with RunningDaemon(tmp_path, inside=serve) as daemon:
+        send(daemon.port, calls(500))
+        daemon.wait_for_calls(1)
+        backup.rename(daemon.database)
+        daemon.wait_for("database_reopened")
+        assert count(daemon.database) == 500
+        assert daemon.stop()[0] == 0
+
+
+def test_calls_that_follow_a_deletion_of_the_file_are_kept_for_the_next_one(
+    tmp_path: Path,
+) -> None:
+    with RunningDaemon(tmp_path) as daemon:
+        send(daemon.port, calls(1))
+        daemon.wait_for_calls(1)
+        daemon.database.unlink()
+        send(daemon.port, calls(2, 3))
+        daemon.wait_for("records_spooled")
+        status, stopped = daemon.stop()
+    assert (status, stopped["stored"], stopped["spooled"]) == (0, 1, 2)
+    with RunningDaemon(tmp_path) as daemon:
+        daemon.wait_for("spool_drained", stored=2)
+        assert daemon.stop()[0] == 0
+    assert count(daemon.database) == 2
 
 
 # A full disk
