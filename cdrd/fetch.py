@@ -69,12 +69,15 @@ def windows(start: float, end: float, zone: tzinfo) -> Iterator[Window]:
         first = cut
 
 
-def gap_windows(complete_until: float, now: float, zone: tzinfo) -> Iterator[Window]:
+def gap_windows(
+    complete_until: float, now: float, zone: tzinfo, oldest: float = -math.inf
+) -> Iterator[Window]:
     """Part what has to be asked for so that nothing is missing until now, as ``windows`` does.
 
     The last one is longer, and each but the last promises less, by what the zone may be wrong.
+    ``oldest``: no call that began before is kept.
     """
-    for window in windows(min(complete_until, now) - LOOK_BACK, now, zone):
+    for window in windows(max(oldest, min(complete_until, now) - LOOK_BACK), now, zone):
         if window.complete_until < now:
             yield window._replace(complete_until=window.complete_until - PAD)
         else:

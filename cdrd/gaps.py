@@ -293,7 +293,8 @@ class GapFollower:
         if self._api is None:
             self._api = await self._open_api()
         asked = self._asked
-        for window in gap_windows(await self._begin(now), now, asked.sender.zone):
+        complete_until, oldest = await self._begin(now), self._store.oldest
+        for window in gap_windows(complete_until, now, asked.sender.zone, oldest):
             ways = Ways(self._api, asked.sender, asked.url, self._keep)
             await fetch_window(window, ways, counts)
             if self._complete_until is not None:

@@ -191,7 +191,9 @@ async def keep_age(store: Store, log: Logger, max_age_days: Callable[[], int]) -
         try:
             await asyncio.to_thread(store.keep_purge_from, purge_from)
             if days and purge_from <= now:
-                await _delete_older(store, log, datetime.fromtimestamp(now, UTC) - timedelta(days))
+                oldest = datetime.fromtimestamp(now, UTC) - timedelta(days)
+                store.oldest = oldest.timestamp()
+                await _delete_older(store, log, oldest)
         except (sqlite3.Error, OSError) as error:
             log.warning("purge_failed", error=str(error), retry_in=AGE_SECONDS)
         await asyncio.sleep(AGE_SECONDS)

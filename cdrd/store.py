@@ -7,6 +7,7 @@ functions that it runs are whole transactions, each made in one trip to where th
 import asyncio
 import contextlib
 import fcntl
+import math
 import os
 import sqlite3
 import time
@@ -42,6 +43,7 @@ class Store:
     ) -> None:
         self.path = path
         self.damage = ""  # why the database cannot be used until it is replaced or repaired
+        self.oldest = -math.inf  # Unix seconds: calls that began before are deleted for their age
         self._durability = durability
         self.when_replaced: Callable[[object], None] | None = None
         self._apart = process is not None

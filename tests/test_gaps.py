@@ -1,6 +1,7 @@
 """What a PBX has kept to itself is asked for: at a start, after a break, once in a while."""
 
 import asyncio
+import math
 import os
 import sqlite3
 import time
@@ -27,10 +28,12 @@ from cdrd.gaps import Asked, GapFollower, HistoryApi
 from cdrd.log import LineWriter, make_logger
 from cdrd.pbx_api import LoginRefused, NotOffered, Unreachable
 from cdrd.progress import read_complete_until, set_complete_until
+from cdrd.purge import keep_age
 from cdrd.sender import Sender
 from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.writer import Writer
+from tests.example import CALL, holding
 
 SOON = 20.0
 """Seconds within which anything here ends, unless it never does."""
@@ -249,6 +252,22 @@ async def test_a_later_start_asks_from_a_day_before_nothing_was_missing(bench: B
     assert windows[0] == (at(NOON - 4 * DAY), at(NOON - 3 * DAY))
     assert windows[-1] == (at(NOON - DAY), at(NOON + DAY))
     assert filled["since"] == "2024-02-26T12:00:00Z"
+
+
+@pytest.mark.asyncio
+async def test_what_is_too_old_to_be_kept_is_not_asked_for(bench: Bench) -> None:
+    bench.clock.now = now = time.time()
+    await bench.store.run(set_complete_until, "hq", now - 3 * DAY)
+    await bench.store.commit(holding([CALL]), 0)
+    aging = asyncio.create_task(keep_age(bench.store, make_logger(bench.lines), lambda: 2))
+    try:
+        assert (await bench.logged("records_purged"))["calls"] == 1
+        async with bench.following(pbx := CsvPbx()):
+            start, _ = await pbx.asked.get()
+    finally:
+        aging.cancel()
+    assert start.replace(tzinfo=UTC).timestamp() == math.floor(bench.store.oldest)
+    assert now - 2 * DAY <= bench.store.oldest <= time.time() - 2 * DAY
 
 
 @pytest.mark.asyncio
