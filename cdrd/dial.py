@@ -7,7 +7,6 @@ refused is never tried a fifth time in 10 minutes.
 import asyncio
 import socket
 import time
-from collections.abc import Callable
 from typing import Final, cast
 
 from cdrd.address import parse_address
@@ -16,7 +15,7 @@ from cdrd.kept import Passed, digest
 from cdrd.log import Logger
 from cdrd.login import BackOff, LoginAnswer, Verdict, login_block
 from cdrd.login_guard import LoginGuard
-from cdrd.pbx_api import LoginRefused
+from cdrd.pbx_api import Account, LoginRefused
 from cdrd.sender import Origin, Sender
 from cdrd.source import DIAL
 
@@ -28,14 +27,6 @@ four of them in 10 minutes are still none too many; but a relay in front of the 
 
 STEADY_SECONDS: Final = 30.0
 """A connection that lasted this long makes the next wait short again."""
-
-
-class Credentials:
-    """Who we are to a PBX; the password is read anew for every login."""
-
-    def __init__(self, username: str, read_password: Callable[[], str]) -> None:
-        self.username = username
-        self.read_password = read_password
 
 
 class DialledConnection(PeerConnection):
@@ -104,7 +95,7 @@ class Dialer:
         self,
         sender: Sender,
         address: str,
-        credentials: Credentials,
+        account: Account,
         *,
         intake: Intake,
         log: Logger,
@@ -113,13 +104,13 @@ class Dialer:
         self.pbx = sender.name
         self._sender = sender
         self._address = address
-        self._credentials = credentials
+        self._account = account
         self._intake = intake
         self._log = log.bind(pbx=sender.name, address=address)
         self._guard = guard
         self._back_off = BackOff()
         self._unanswered = 0  # logins in a row that were cut off without an answer
-        self._owner = f"{sender.name}\0{address}\0{credentials.username}"
+        self._owner = f"{sender.name}\0{address}\0{account.username}"
         self._kept: tuple[socket.socket, Adopted] | None = None
         self.connected = False
 
@@ -167,8 +158,8 @@ class Dialer:
 
     async def _connect(self) -> DialledConnection:
         host, port = parse_address(self._address)
-        password = self._credentials.read_password()
-        login = login_block(self._credentials.username, password)
+        password = self._account.read_password()
+        login = login_block(self._account.username, password)
         origin = Origin([self._sender])
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT_SECONDS):

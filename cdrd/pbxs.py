@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cdrd.background import Background
-from cdrd.config import Config, Events, History, Pbx, read_secret
-from cdrd.dial import Credentials, Dialer
+from cdrd.config import Config, Events, History, Pbx
+from cdrd.dial import Dialer
 from cdrd.gap_watch import Pace
 from cdrd.gaps import Asked, GapFollower
 from cdrd.intake import Intake
@@ -176,11 +176,10 @@ class Pbxs:
             await link.api.close()
 
     def _dialer(self, pbx: Pbx, events: Events, guard: LoginGuard) -> Dialer:
-        read_password = partial(read_secret, events.password_file, self._config_path)
         return Dialer(
             pbx.sender(),
             events.address,
-            Credentials(events.username, read_password),
+            account_of(events, self._config_path),
             intake=self._intake,
             log=self._log,
             guard=guard,

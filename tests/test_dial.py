@@ -15,6 +15,7 @@ from cdrd.address import format_address
 from cdrd.intake import Intake
 from cdrd.log import Logger
 from cdrd.login import BackOff
+from cdrd.pbx_api import Account
 from cdrd.sender import Sender
 from cdrd.simulate.reports import new_cdr
 from tests.fake_pbx import Gaps, Heard, a_guard, an_intake, running
@@ -55,7 +56,7 @@ async def silent_pbx(directory: Path, answer: bytes = b"") -> AsyncIterator[Sile
         dialer = dial.Dialer(
             Sender("far", ZoneInfo("UTC"), (), ""),
             format_address(*server.sockets[0].getsockname()),
-            dial.Credentials("api", lambda: "api"),
+            Account("api", lambda: "api"),
             intake=intake,
             log=cast(Logger, heard),
             guard=a_guard(database),
