@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cdrd.frame import MIB
+from cdrd.owner import open_owned
 from cdrd.schema import BUSY_TIMEOUT_MS, PAGE_BYTES, check_schema, migrate
 
 WAL_LIMIT_BYTES: Final = 64 * MIB
@@ -70,8 +71,8 @@ class Checkpoint:
 
 def connect(path: Path, durability: str) -> WriterConnection:
     """Open or create the database for its one writer. Raises sqlite3.Error and NotOurDatabase."""
-    # SQLite gives the WAL the mode of the database: the group may read, others may not.
-    opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    # SQLite gives the WAL its mode, the group may read and others may not, and root its owner.
+    opened = open_owned(path, 0o640, path)
     file = os.fstat(opened)
     os.close(opened)
     _read_wal_from_disk(path)

@@ -23,6 +23,7 @@ from cdrd.address import format_address, parse_address
 from cdrd.background import to_its_end
 from cdrd.config import Pbx
 from cdrd.login import COUNTED_SECONDS, seconds_to_wait
+from cdrd.owner import open_owned
 from cdrd.pbx_api import Denied, LoginRefused, Unanswered
 
 LOOK_SECONDS: Final = 5.0
@@ -101,13 +102,7 @@ class LoginFile:
                 os.fsync(file.fileno())  # no power cut lets a fifth be tried
 
     def _open(self) -> BinaryIO:
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if os.geteuid() == 0:
-            # A command that root runs must not shut the daemon out.
-            known = self._database if self._database.exists() else self._database.parent
-            owner = known.stat()
-            os.fchown(file, owner.st_uid, owner.st_gid)
-        return os.fdopen(file, "r+b")
+        return os.fdopen(open_owned(self._path, 0o600, self._database), "r+b")
 
 
 def _read(line: bytes, now: float) -> Iterator[_Try]:

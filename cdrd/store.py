@@ -21,6 +21,7 @@ from cdrd.batch import Batch
 from cdrd.connection import Arguments, Connection, Result, ThreadConnection
 from cdrd.database import Checkpoint, check_whole, checkpoint, connect, is_damage, open_reader
 from cdrd.frame import MIB
+from cdrd.owner import open_owned
 from cdrd.row import Committed, Turn, commit_in_turn, committed_of
 from cdrd.schema import PAGE_BYTES, NotOurDatabase
 from cdrd.store_process import ProcessConnection, StoreProcess
@@ -221,17 +222,15 @@ async def _lock(path: Path) -> int:
 
 def _open_lock(path: Path) -> int:
     try:
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        return open_owned(Path(f"{path}.lock"), 0o640, path)
     except OSError as error:
         denied = isinstance(error, PermissionError)
-        advice = "run this as the user whose directory it is" if denied else "create its directory"
+        advice = "create its directory"
+        if denied:
+            advice = "run this as the user whose directory it is (cdrd check tells whose each is)"
         raise StoreUnusable(
             f"{path}: {error.strerror}: {advice}, or name another path in [database]"
         ) from error
-    if os.geteuid() == 0 and path.exists():
-        owner = path.stat()  # a command that root runs must not shut the daemon out
-        os.fchown(lock, owner.st_uid, owner.st_gid)
-    return lock
 
 
 def _locked(lock: int) -> bool:

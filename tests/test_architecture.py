@@ -101,6 +101,7 @@ SHELL = {
     "log",
     "login_guard",
     "metrics",
+    "owner",
     "p_series",
     "pbx_api",
     "pbxs",

@@ -1,6 +1,7 @@
 """The store is the only writer, and keeps the WAL bounded."""
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -140,6 +141,19 @@ async def test_the_lock_ends_with_the_store(tmp_path: Path) -> None:
     for _ in range(2):
         async with opened(tmp_path / "cdr.sqlite3"):
             pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.asyncio
+async def test_a_database_that_root_makes_is_its_directorys_owners(tmp_path: Path) -> None:
+    directory = tmp_path / "lib"
+    directory.mkdir()
+    os.chown(directory, 65534, 65533)
+    async with opened(directory / "cdr.sqlite3") as store:
+        await store.commit(batch_of([CALL]), 0)
+        made = {path.name: path.stat() for path in directory.iterdir()}
+    assert made.keys() == {f"cdr.sqlite3{ending}" for ending in ("", "-wal", "-shm", ".lock")}
+    assert {(status.st_uid, status.st_gid) for status in made.values()} == {(65534, 65533)}
 
 
 def wal_bytes(store: Store) -> int:
