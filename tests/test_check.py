@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import io
+import os
+import pwd
 import socket
 import sqlite3
 import tomllib
@@ -243,6 +245,35 @@ def test_files_that_the_group_cannot_read_are_to_be_mended(tmp_path: Path) -> No
         f"g+r {database}",
         f"g+r {database}-shm",
     ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_shuts_out_whoever_writes_the_database_is_to_be_mended(tmp_path: Path) -> None:
+    database = filled(tmp_path, calls(1))
+    beside = [Path(f"{database}{ending}") for ending in ("-wal", "-shm", ".lock")]
+    user = pwd.getpwuid(65534).pw_name
+
+    def mended(directory: int, its_own: int, others: int) -> list[str]:
+        """Tell what is to be done where the files are these users'."""
+        for path, owner in ((tmp_path, directory), (database, its_own)):
+            os.chown(path, owner, -1)
+        for path in beside:
+            os.chown(path, others, -1)
+        said = check("-c", tmp_path / "config.toml")[1]
+        return [fault.partition(": ch")[2] for fault in faults(said)]
+
+    theirs = [f"own {user} {path}" for path in beside]
+    tmp_path.chmod(0o750)  # whose it is makes files in it, and nobody else
+    assert mended(0, 0, 0) == mended(65534, 65534, 65534) == []
+    assert mended(65534, 0, 0) == [f"own {user} {database}", *theirs]
+    assert mended(65534, 65534, 0) == theirs
+    assert mended(0, 65534, 65534) == [f"own {user} {tmp_path}"]
+    tmp_path.chmod(0o1777)
+    assert mended(0, 65534, 65534) == mended(65534, 0, 0) == []
+    assert mended(0, 65534, 0) == theirs
+    tmp_path.chmod(0o550)
+    database.chmod(0o440)
+    assert mended(65534, 65534, 65534) == [f"mod u+w {tmp_path}", f"mod u+w {database}"]
 
 
 def test_a_wal_without_its_shm_is_to_be_mended_and_not_made_by_the_look(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def check_database(database: Path) -> list[str]:
     if stat.S_ISDIR(status.st_mode):
         return [f"{database} is a directory: name a file in it in [database]"]
     say("daemon", _daemon_state(database))
-    faults = _check_files(database)
+    faults = _check_files(database, status.st_uid)
     if lacks_shm(database):
         # Opening it would make that file anew, as ours: a look changes nothing.
         faults.append(
@@ -87,21 +87,40 @@ def lacks_shm(database: Path) -> bool:
     return wal.exists() and not shm.exists()
 
 
-def _check_files(database: Path) -> list[str]:
-    """Show who may do what with the database's files; its group has to be able to read."""
-    faults = []
-    for file in _files(database):
+def _check_files(database: Path, owner: int) -> list[str]:
+    """Show who may do what with the database's files.
+
+    Its group has to be able to read, and one user to write: whose the directory is, where that user
+    alone makes files in it; else whose the database is.
+    """
+    lock = Path(f"{database.resolve()}.lock")
+    status = lock.parent.stat()
+    is_shared = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    writer = owner if is_shared else status.st_uid or owner
+    faults = [] if is_shared else _check_owner(lock.parent, status, writer)
+    for file in [*_files(database), lock]:
         try:
             status = file.stat()
         except OSError:
-            # Told apart: a missing -shm is a fault, and no -wal is none.
+            # Told apart: a missing -shm is a fault, and no -wal or .lock is none.
             say("file", f"{file} is not there")
             continue
-        owner = f"{_user(status.st_uid)}:{_group(status.st_gid)}"
-        say("file", f"{stat.filemode(status.st_mode)} {owner} {status.st_size:,} bytes {file}")
+        names = f"{_user(status.st_uid)}:{_group(status.st_gid)}"
+        say("file", f"{stat.filemode(status.st_mode)} {names} {status.st_size:,} bytes {file}")
         if not status.st_mode & stat.S_IRGRP:
             faults.append(f"{file}: its group cannot read it: chmod g+r {file}")
+        faults += _check_owner(file, status, writer)
     return faults
+
+
+def _check_owner(file: Path, status: os.stat_result, writer: int) -> list[str]:
+    """Return what keeps the user who writes the database from a file of it; nothing keeps root."""
+    if writer and status.st_uid != writer:
+        owner, needed = _user(status.st_uid), _user(writer)
+        return [f"{file} is {owner}'s, and {needed} writes the database: chown {needed} {file}"]
+    if writer and not status.st_mode & stat.S_IWUSR:
+        return [f"{file}: its owner cannot write it: chmod u+w {file}"]
+    return []
 
 
 def _user(number: int) -> str:
