@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from zoneinfo import ZoneInfo
 
 from cdrd.address import parse_address
+from cdrd.background import to_its_end
 from cdrd.batch import QuarantinedReport
 from cdrd.config import Portal
 from cdrd.followed import WINDOW_IDS, Followed
@@ -283,10 +284,4 @@ async def _connected(host: str, port: int) -> socket.socket:
 
 async def _blocking(table: PortalTable, work: Callable[[], Result]) -> Result:
     """Run what blocks in a thread; a cancellation ends the thread's wait too, and awaits it."""
-    running = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        table.interrupt()
-        await asyncio.gather(running, return_exceptions=True)
-        raise
+    return await to_its_end(asyncio.to_thread(work), table.interrupt)
