@@ -69,48 +69,6 @@ NULLABLE: Final = frozenset(
 REQUIRED: Final = tuple(name for name, column in COLUMNS.items() if column not in NULLABLE)
 """The columns that every ConferenceCall2 has, as the portal spells them."""
 
-LABELS: Final[dict[str, dict[str, str]]] = {
-    "conference_type": {
-        "D": "Direct call",
-        "C": "Conference call",
-        "ID": "Inter-portal direct call",
-        "IC": "Inter-portal conference call",
-    },
-    "endpoint_type": {
-        "R": "VidyoRoom",
-        "D": "VidyoDesktop",
-        "G": "Guest",
-        "L": "Legacy via VidyoGateway",
-        "C": "Recorder",
-    },
-    "call_state": {
-        "RINGING": "Ringing",
-        "RING ACCEPTED": "Ring accepted",
-        "RING REJECTED": "Ring rejected",
-        "RING NO ANSWER": "Ring not answered",
-        "RING CANCELLED": "Ring cancelled",
-        "ALERTING": "Alerting",
-        "ALERT CANCELLED": "Alert cancelled",
-        "IN PROGRESS": "In progress",
-        "COMPLETED": "Completed",
-    },
-    "direction": {"I": "Inbound", "O": "Outbound"},
-    "call_completion_code": {
-        "0": "Not available",
-        "1": "User disconnected",
-        "2": "Disconnected by admin, operator or room owner",
-        "3": "Network failure",
-    },
-    "access_type": {
-        "U": "Registered user",
-        "G": "Guest",
-        "L": "Legacy via VidyoGateway",
-        "R": "Recorded",
-    },
-    "room_type": {"M": "Member's private room", "P": "Public room", "S": "Scheduled room"},
-}
-"""What the codes of a column mean, for readers; the rows keep the codes, known or not."""
-
 _STAGES: Final = {
     "RINGING": 0,
     "ALERTING": 0,
@@ -188,11 +146,6 @@ def missing_columns(names: Iterable[str]) -> list[str]:
     """Return which of the columns that every portal has are not among the names."""
     there = {plain_name(name) for name in names}
     return [name for name in REQUIRED if plain_name(name) not in there]
-
-
-def label(column: str, code: str) -> str:
-    """Return what a code means, and the code itself where that is not known."""
-    return LABELS.get(column, {}).get(code.upper(), code)
 
 
 def make_leg(fields: Mapping[str, object], *, portal: str, zone: tzinfo) -> ConferenceLeg:

@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 
 from cdrd.leg import (
     COLUMNS,
-    LABELS,
     MAX_CHARACTERS,
     NULLABLE,
     REQUIRED,
     ConferenceLeg,
     NotALeg,
     is_another,
-    label,
     make_leg,
     merge,
 )
@@ -157,23 +155,6 @@ def test_any_value_gives_a_leg_or_a_reason(name: str, value: object) -> None:
     else:
         assert type(made.call_id) is int
         assert all(text is None or isinstance(text, str) for text in made[2:])
-
-
-def test_the_labels_are_those_of_the_guide() -> None:
-    assert {column: len(labels) for column, labels in LABELS.items()} == {
-        "conference_type": 4,
-        "endpoint_type": 5,
-        "call_state": 9,
-        "direction": 2,
-        "call_completion_code": 4,
-        "access_type": 4,
-        "room_type": 3,
-    }
-    assert set(LABELS) <= set(ConferenceLeg._fields)
-    assert label("conference_type", "ID") == "Inter-portal direct call"
-    assert label("call_state", "in progress") == "In progress"
-    assert label("room_type", "X") == "X"
-    assert label("caller_name", "D") == "D"
 
 
 # Two states
