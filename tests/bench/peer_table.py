@@ -15,7 +15,6 @@ FIELDS = (
 
 COLUMNS = ("pbx", *FIELDS, "raw")
 PBX = "bench"
-SYNCHRONOUS = ("FULL", "NORMAL")
 INSERT = f"INSERT INTO cdr VALUES ({', '.join('?' * len(COLUMNS))})"
 
 
