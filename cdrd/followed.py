@@ -19,7 +19,7 @@ class Followed(NamedTuple):
     """
 
     call_id: int
-    timezone: str  # of the times that were read, by its name
+    timezone: str  # of the times that were read, by its name; "" where not all were read with one
     due: Mapping[int, str]
 
     @classmethod

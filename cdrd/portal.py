@@ -147,6 +147,8 @@ class PortalFollower:
         name, timezone = self._portal.name, self._portal.timezone
         followed = await self._store.run(read_followed, name) or Followed(0, timezone, {})
         corrected = followed.timezone != timezone
+        if corrected:  # the times are of two zones until all of it is read
+            followed = followed._replace(timezone="")
         position = 0 if corrected else max(0, followed.call_id - WINDOW_IDS)
         while rows := await _blocking(table, partial(table.rows_after, position, PAGE_ROWS)):
             position = _call_id(rows[-1])

@@ -320,6 +320,28 @@ def test_a_corrected_zone_corrects_all_legs_and_brings_none_back(
     assert [leg["call_id"] for leg in legs(tmp_path) if leg["call_id"] < 9] == [1, 2, 3, 4, 5, 6, 8]
 
 
+def test_a_zone_correction_that_is_interrupted_and_taken_back_leaves_no_wrong_time(
+    tmp_path: Path, portal: MariaDb
+) -> None:
+    portal.insert(*(row(call_id) for call_id in range(1, PAGE_ROWS + 1)))
+    with following(tmp_path, portal.port) as daemon:
+        daemon.wait_for("portal_rows_stored", stored=PAGE_ROWS)
+        daemon.stop()
+    portal.execute("ALTER TABLE ConferenceCall2 MODIFY CallID bigint unsigned")
+    portal.insert(row(1 << 63))  # the second page cannot be read
+    wrong = portal_table(portal.port).replace("America/New_York", "Europe/Berlin")
+    with RunningDaemon(tmp_path, HQ + wrong) as daemon:
+        daemon.wait_for("portal_rows_stored", updated=PAGE_ROWS)
+        daemon.wait_for("portal_lost")
+        daemon.stop()
+    portal.execute(f"DELETE FROM ConferenceCall2 WHERE CallID > {PAGE_ROWS}")
+    portal.insert(row(PAGE_ROWS + 1))
+    with following(tmp_path, portal.port) as daemon:
+        daemon.wait_for("portal_rows_stored", last_call_id=PAGE_ROWS + 1)
+        daemon.stop()
+    assert {leg["join_time"] for leg in legs(tmp_path)} == {"2017-09-14T13:30:15Z"}
+
+
 def test_columns_are_read_by_name(tmp_path: Path, portal: MariaDb) -> None:
     portal.execute("ALTER TABLE ConferenceCall2 DROP COLUMN Extension")
     portal.execute("ALTER TABLE ConferenceCall2 MODIFY RoomOwner varchar(80) NOT NULL FIRST")
