@@ -9,11 +9,12 @@ import orjson
 import pytest
 
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall
-from cdrd.progress import read_progress, read_records
+from cdrd.progress import read_progress
 from cdrd.record import CallRecord
 from cdrd.row import Committed
 from cdrd.schema import migrate
 from cdrd.source import HISTORY, IMPORT
+from tests.asked import whole_records
 from tests.committing import commit
 from tests.example import CALL, call, logged, varied
 
@@ -42,7 +43,7 @@ def add(connection: sqlite3.Connection, *records: CallRecord, logged_seq: int = 
 
 
 def stored(connection: sqlite3.Connection) -> list[tuple[int, CallRecord]]:
-    return read_records(connection, 0, 100)
+    return whole_records(connection)
 
 
 def seqs(committed: Committed) -> list[int]:
