@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Self
 
@@ -179,21 +179,21 @@ def look_at_clock(now: float, expected: float, allowed: float, purge_from: float
     return Look(max(now, min(purge_from, now + HELD_SECONDS)), 0.0)
 
 
-async def keep_age(store: Store, log: Logger, max_age_days: Callable[[], int]) -> None:
-    """Delete what is older than so many days, every hour; 0 keeps everything."""
+async def keep_age(store: Store, log: Logger) -> None:
+    """Delete what is older than the store's ``max_age_days``, every hour."""
     purge_from = expected = store.purge_from
     allowed = STOPPED_SECONDS
     while True:
-        days, now, since_boot = max_age_days(), time.time(), _since_boot()
+        days, now, since_boot = store.max_age_days, time.time(), _since_boot()
+        store.aged_at = min(expected, now)  # where we hold, what was deleted before stays so
         purge_from, forward = look_at_clock(now, expected, allowed, purge_from)
         if forward and days:
             log.warning("purge_held", forward=round(forward), seconds=HELD_SECONDS)
         try:
             await asyncio.to_thread(store.keep_purge_from, purge_from)
             if days and purge_from <= now:
-                oldest = datetime.fromtimestamp(now, UTC) - timedelta(days)
-                store.oldest = oldest.timestamp()
-                await _delete_older(store, log, oldest)
+                store.aged_at = now
+                await _delete_older(store, log, datetime.fromtimestamp(now, UTC) - timedelta(days))
         except (sqlite3.Error, OSError) as error:
             log.warning("purge_failed", error=str(error), retry_in=AGE_SECONDS)
         await asyncio.sleep(AGE_SECONDS)

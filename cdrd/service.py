@@ -195,7 +195,7 @@ class Service:
         for work in (
             self._intake.drop_idle(),
             self._silence.run(),
-            self._keep_age(),
+            purge.keep_age(self._store, self._log),
             self.writer.calls.run(),
             self._drainer.run(),
         ):
@@ -316,6 +316,7 @@ class Service:
     def _take(self, config: Config, senders: list[Sender]) -> None:
         """Put the settings in force that are only asked for when they are needed."""
         self._senders = senders
+        self._store.max_age_days = config.database.max_age_days
         self._clocks.zones = {sender.name: sender.zone for sender in senders}
         self._silence.pbxs = tuple(sender.name for sender in senders)
         self._intake.max_report_bytes = config.tcp.max_report_bytes
@@ -327,9 +328,6 @@ class Service:
     def _reopened(self) -> None:
         self._pbxs.reopened()
         self._silence.last_calls.read_anew()
-
-    async def _keep_age(self) -> None:
-        await purge.keep_age(self._store, self._log, lambda: self._config.database.max_age_days)
 
     async def _follow_portals(self, config: Config) -> list[str]:
         """Follow the portals that are new or have changed; return their names."""

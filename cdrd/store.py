@@ -12,6 +12,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, Final, Self
@@ -44,7 +45,8 @@ class Store:
     ) -> None:
         self.path = path
         self.damage = ""  # why the database cannot be used until it is replaced or repaired
-        self.oldest = -math.inf  # Unix seconds: calls that began before are deleted for their age
+        self.max_age_days = 0  # what began longer ago is deleted, in time; 0 keeps everything
+        self.aged_at = -math.inf  # Unix seconds: when what was too old was last deleted, or before
         self._durability = durability
         self.when_replaced: Callable[[object], None] | None = None
         self._apart = process is not None
@@ -149,6 +151,15 @@ class Store:
     def wrote(self, rows: int) -> None:
         """Count rows that a function given to ``run`` has written, for ``checkpoint_if_due``."""
         self._wal_pages += PAGES_A_COMMIT + rows // ROWS_A_PAGE
+
+    @property
+    def oldest(self) -> float:
+        """Since when (Unix seconds) nothing that began has been deleted for its age.
+
+        What was deleted under another ``max_age_days`` is asked for again if this one keeps it.
+        """
+        days = self.max_age_days
+        return self.aged_at - timedelta(days).total_seconds() if days else -math.inf
 
     @property
     def purge_from(self) -> float:

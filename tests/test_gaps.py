@@ -259,7 +259,8 @@ async def test_what_is_too_old_to_be_kept_is_not_asked_for(bench: Bench) -> None
     bench.clock.now = now = time.time()
     await bench.store.run(set_complete_until, "hq", now - 3 * DAY)
     await bench.store.commit(holding([CALL]), 0)
-    aging = asyncio.create_task(keep_age(bench.store, make_logger(bench.lines), lambda: 2))
+    bench.store.max_age_days = 2
+    aging = asyncio.create_task(keep_age(bench.store, make_logger(bench.lines)))
     try:
         assert (await bench.logged("records_purged"))["calls"] == 1
         async with bench.following(pbx := CsvPbx()):
@@ -268,6 +269,36 @@ async def test_what_is_too_old_to_be_kept_is_not_asked_for(bench: Bench) -> None
         aging.cancel()
     assert start.replace(tzinfo=UTC).timestamp() == math.floor(bench.store.oldest)
     assert now - 2 * DAY <= bench.store.oldest <= time.time() - 2 * DAY
+
+
+@pytest.mark.asyncio
+async def test_what_is_kept_longer_from_now_on_is_asked_for(bench: Bench) -> None:
+    bench.clock.now = now = time.time()
+    bench.store.aged_at = now
+    for days, since in ((1, now - DAY), (5, now - 4 * DAY), (0, now - 4 * DAY)):
+        bench.store.max_age_days = days
+        await bench.store.run(set_complete_until, "hq", now - 3 * DAY)
+        async with bench.following(pbx := CsvPbx()):
+            start, _ = await pbx.asked.get()
+        assert start.replace(tzinfo=UTC).timestamp() == math.floor(since), days
+
+
+@pytest.mark.asyncio
+async def test_while_a_purge_is_held_what_was_deleted_before_is_not_asked_for(
+    bench: Bench,
+) -> None:
+    bench.clock.now = now = time.time()
+    await bench.store.run(set_complete_until, "hq", now - 9 * DAY)
+    bench.store.keep_purge_from(now - 2 * DAY)  # then it was looked last
+    bench.store.max_age_days = 3
+    aging = asyncio.create_task(keep_age(bench.store, make_logger(bench.lines)))
+    try:
+        await bench.logged("purge_held")
+        async with bench.following(pbx := CsvPbx()):
+            start, _ = await pbx.asked.get()
+    finally:
+        aging.cancel()
+    assert start.replace(tzinfo=UTC).timestamp() == math.floor(now - 5 * DAY)
 
 
 @pytest.mark.asyncio
