@@ -189,7 +189,8 @@ class Service:
             self._metrics = await _open_metrics(self._state(), config.metrics.listen, self._log)
         self._take(config, self._senders)
         await listener.adopt(passed)
-        await self._pbxs.apply(config, self._pbxs.make(config, self._http_port), passed)
+        changes = await self._pbxs.apply(config, self._pbxs.make(config, self._http_port), passed)
+        listener.admit(self._senders, changes.added)  # who is connected by now counts as that
         self._give_up(passed)
         await self._follow_portals(config)
         for work in (

@@ -57,8 +57,13 @@ class Manager:
         self.listeners[name] = socket.create_server(("127.0.0.1", 0))
         return int(self.listeners[name].getsockname()[1])
 
-    def start(self, tables: str = HQ, listen: Sequence[str] = ("127.0.0.1:0",)) -> RunningDaemon:
-        """Start the daemon with all that is kept for it."""
+    def start(
+        self,
+        tables: str = HQ,
+        listen: Sequence[str] = ("127.0.0.1:0",),
+        inside: Sequence[str] = (),
+    ) -> RunningDaemon:
+        """Start the daemon with all that is kept for it; ``inside``: a command that runs it."""
         passed = {name: listener.fileno() for name, listener in self.listeners.items()}
         passed |= self.store
         told = [f"{name}={descriptor}" for name, descriptor in passed.items()]
@@ -67,7 +72,7 @@ class Manager:
             tables,
             listen=listen,
             environment={"NOTIFY_SOCKET": str(self._path)},
-            inside=[sys.executable, "-m", "tests.manager", *told, "--"],
+            inside=[sys.executable, "-m", "tests.manager", *told, "--", *inside],
             descriptors=list(passed.values()),
         )
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from cdrd.kept import take_passed
 from cdrd.simulate.reports import new_cdr
+from tests import quick_serve
 from tests.manager import Manager
 from tests.running import (
     DEADLINE_SECONDS,
@@ -22,6 +24,7 @@ from tests.running import (
     rows,
 )
 from tests.simulated import SimulatedPbx
+from tests.test_gap_filling import tables
 from tests.test_reload import is_closed
 from tests.test_tls import MUTUAL
 
@@ -68,6 +71,25 @@ def test_a_restart_keeps_the_connection_and_half_a_report(manager: Manager) -> N
         _, stopped = second.stop()
     assert (stopped["stored"], stopped["quarantined"]) == (3, 0)
     assert_accounted(stopped)
+
+
+def test_a_connection_that_was_kept_counts_as_one_that_stands(
+    manager: Manager, tmp_path: Path
+) -> None:
+    inside = [sys.executable, quick_serve.__file__]
+    with SimulatedPbx("--count", "1") as pbx:
+        settings = tables(tmp_path, pbx, "")
+        with manager.start(settings, inside=inside) as first:
+            sock = connect(first.port)
+            first.wait_for("peer_connected")
+            manager.wait_for_store(1)
+            first.stop()
+        with manager.start(settings, inside=inside) as second:
+            second.wait_for("gap_filled")
+            with connect(second.port):
+                second.wait_for("gap_filled", times=2)
+                sock.close()  # the other one may have taken its place before
+                second.wait_for("gap_filled", times=3)
 
 
 def test_a_crash_keeps_the_connection_and_the_stream_is_found_again(manager: Manager) -> None:
