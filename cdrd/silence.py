@@ -7,6 +7,7 @@ silent stays so until it has a newer call.
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import orjson
 from cdrd.database import open_reader
 from cdrd.last_calls import LOOK_BACK, LastCalls
 from cdrd.log import Logger
+from cdrd.owner import open_owned
 from cdrd.period import spell_instant
 
 CHECK_SECONDS: Final = 300.0
@@ -69,7 +71,12 @@ class SilenceWatch:
         if found != known:
             self.silent = found
             with contextlib.suppress(OSError):  # the next run may tell it again, no more
-                await asyncio.to_thread(self._path.write_bytes, orjson.dumps(found))
+                await asyncio.to_thread(self._remember, found)
+
+    def _remember(self, silent: dict[str, str]) -> None:
+        with os.fdopen(open_owned(self._path, 0o640, self._database), "wb") as file:
+            file.truncate()
+            file.write(orjson.dumps(silent))
 
 
 def _now() -> datetime:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from cdrd.batch import Batch
 from cdrd.frame import MIB
+from cdrd.owner import open_owned
 from cdrd.spool_line import DamagedLine, read_lines, spell_lines
 from cdrd.sync import sync
 
@@ -38,6 +39,7 @@ class Spool:
     def __init__(self, database: Path, limit: int = LIMIT_BYTES) -> None:
         self.path = Path(f"{database}.spool")
         self.damaged_path = Path(f"{database}.spool.damaged")
+        self._database = database
         self._limit = limit
         self._lock = threading.Lock()
 
@@ -56,7 +58,7 @@ class Spool:
         with self._lock:
             if self.size + len(lines) > self._limit:
                 raise OSError(errno.ENOSPC, "the spool may not grow further", str(self.path))
-            _append(self.path, lines)
+            _append(self.path, lines, self._database)
 
     def read(self, begin: int, line: int = 0) -> Piece:
         """Read the lines that begin at a byte, of which ``line`` have come before.
@@ -88,13 +90,13 @@ class Spool:
         known = set(path.read_bytes().splitlines()) if path.exists() else set()
         new = [line.rstrip(b"\n") + b"\n" for line in lines if line.rstrip(b"\n") not in known]
         if new:
-            _append(path, b"".join(new))
+            _append(path, b"".join(new), self._database)
 
 
-def _append(path: Path, lines: bytes) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
+def _append(path: Path, lines: bytes, database: Path) -> None:
+    file = open_owned(path, MODE, database)
     try:
-        size = os.fstat(file).st_size
+        size = os.lseek(file, 0, os.SEEK_END)
         try:
             _write_all(file, lines)
             os.fsync(file)

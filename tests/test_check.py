@@ -250,7 +250,8 @@ def test_files_that_the_group_cannot_read_are_to_be_mended(tmp_path: Path) -> No
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_what_shuts_out_whoever_writes_the_database_is_to_be_mended(tmp_path: Path) -> None:
     database = filled(tmp_path, calls(1))
-    beside = [Path(f"{database}{ending}") for ending in ("-wal", "-shm", ".lock")]
+    beside = [Path(f"{database}{ending}") for ending in ("-wal", "-shm", ".lock", ".spool")]
+    beside[-1].touch(0o640)
     user = pwd.getpwuid(65534).pw_name
 
     def mended(directory: int, its_own: int, others: int) -> list[str]:

@@ -11,10 +11,14 @@ import pwd
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Final
 
 from cdrd.commands.label import say
 from cdrd.database import open_reader, wal_reset_bug
 from cdrd.schema import VERSION, NotOurDatabase, check_schema
+
+OF_CDRD_ALONE: Final = (".logins", ".silent", ".spool", ".spool.damaged")
+"""What the names of files end with that nobody else reads."""
 
 
 def check_database(database: Path) -> list[str]:
@@ -110,6 +114,10 @@ def _check_files(database: Path, owner: int) -> list[str]:
         if not status.st_mode & stat.S_IRGRP:
             faults.append(f"{file}: its group cannot read it: chmod g+r {file}")
         faults += _check_owner(file, status, writer)
+    for ending in OF_CDRD_ALONE:
+        file = Path(f"{database.resolve()}{ending}")
+        with contextlib.suppress(FileNotFoundError):
+            faults += _check_owner(file, file.stat(), writer)
     return faults
 
 
