@@ -32,7 +32,7 @@ class Arrival:
 
     ``until`` and ``since`` are Unix seconds: when the legs were read, and when the portal's table
     was read to its end before that, None where it was not. ``again`` has the CallIDs of rows that
-    were made legs before: of such a leg no new one is stored, should it have been deleted.
+    were read before: such a leg is not stored anew, should it have been deleted, nor refused anew.
     """
 
     portal: str
@@ -79,12 +79,12 @@ def store_legs(connection: sqlite3.Connection, arrival: Arrival) -> StoredLegs:
     with transaction(connection):
         for legs in _one_state_each(arrival.legs):
             known = _read_rows(connection, arrival.portal, list(legs))
+            for call_id in _strangers(legs, known):
+                leg, row = legs.pop(call_id), known.pop(call_id)
+                if call_id not in arrival.again:
+                    refused.append(_refused(arrival, leg, row.leg))
             for call_id in arrival.again & (legs.keys() - known.keys()):
                 del legs[call_id]
-            refused += [
-                _refused(arrival, legs.pop(call_id), known.pop(call_id).leg)
-                for call_id in _strangers(legs, known)
-            ]
             _store(connection, arrival, legs, known, outcome)
         outcome.quarantined = insert_quarantined(connection, refused)
         if arrival.followed is not None:
@@ -94,14 +94,14 @@ def store_legs(connection: sqlite3.Connection, arrival: Arrival) -> StoredLegs:
 
 def read_followed(connection: sqlite3.Connection, portal: str) -> Followed | None:
     """Read up to where a portal's table was read, None where it never was."""
-    query = "SELECT call_id, timezone, due FROM followed_portal WHERE portal = ?"
+    query = "SELECT call_id, timezone, digests FROM followed_portal WHERE portal = ?"
     found = connection.execute(query, (portal,)).fetchone()
     if found is None:
         return None
-    call_id, timezone, due = found
-    if due is None:
+    call_id, timezone, digests = found
+    if digests is None:
         return Followed.with_all_due(call_id, timezone)
-    read = {int(call_id): digest for call_id, digest in orjson.loads(due).items()}
+    read = {int(call_id): digest for call_id, digest in orjson.loads(digests).items()}
     return Followed(call_id, timezone, read)
 
 
@@ -117,11 +117,11 @@ def read_in_progress(connection: sqlite3.Connection, portal: str, joined_after: 
 
 def _remember_followed(connection: sqlite3.Connection, portal: str, followed: Followed) -> None:
     if followed != read_followed(connection, portal):
-        due = orjson.dumps(followed.due, option=orjson.OPT_NON_STR_KEYS).decode()
+        digests = orjson.dumps(followed.digests, option=orjson.OPT_NON_STR_KEYS).decode()
         connection.execute(
-            "INSERT OR REPLACE INTO followed_portal (portal, call_id, timezone, due)"
+            "INSERT OR REPLACE INTO followed_portal (portal, call_id, timezone, digests)"
             " VALUES (?, ?, ?, ?)",
-            (portal, followed.call_id, followed.timezone, due),
+            (portal, followed.call_id, followed.timezone, digests),
         )
 
 

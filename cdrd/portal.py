@@ -166,21 +166,18 @@ class PortalFollower:
         newest = await _blocking(table, table.newest) or 0
         if newest < followed.call_id:
             self._log.warning("portal_shrunk", followed=followed.call_id, newest=newest)
-            # Its ids may have been given again by now.
-            anew = Followed.with_all_due(newest, followed.timezone)
-            await self._store_legs(followed=anew)
+            await self._store_legs(followed=followed.back_to(newest))
 
     async def _keep(self, rows: Sequence[Fields], followed: Followed) -> Followed:
         """Store rows of the table's next; return up to where it is read with them."""
         legs, bad = await asyncio.to_thread(self._made, rows)
-        digests = {call_id: _digest(report) for call_id, report in bad.items()}
-        news = [
-            report
-            for call_id, report in bad.items()
-            if followed.is_due(call_id) and followed.due.get(call_id) != digests[call_id]
-        ]
-        again = frozenset(leg.call_id for leg in legs if not followed.is_due(leg.call_id))
-        after = followed.after(dict.fromkeys((leg.call_id for leg in legs), None) | digests)
+        digests = {leg.call_id: _digest(str(leg.unique_call_id).encode()) for leg in legs}
+        digests |= {call_id: _digest(report.payload) for call_id, report in bad.items()}
+        again = frozenset(
+            call_id for call_id, digest in digests.items() if not followed.is_due(call_id, digest)
+        )
+        news = [report for call_id, report in bad.items() if call_id not in again]
+        after = followed.after(digests)
         await self._store_legs(legs, news, again=again, followed=after)
         return after
 
@@ -243,8 +240,8 @@ def _call_id(row: Fields) -> int:
     return int(value)
 
 
-def _digest(report: QuarantinedReport) -> str:
-    return blake2b(report.payload, digest_size=8).hexdigest()
+def _digest(identity: bytes) -> str:
+    return blake2b(identity, digest_size=8).hexdigest()
 
 
 def _csv_line(row: Fields) -> bytes:

@@ -170,10 +170,10 @@ CREATE TABLE fetched_history (
 """
 
 _VERSION_2: Final = """
--- What the portal's times were read with, and which CallIDs of the last ones no leg was made of yet
+-- What the portal's times were read with, and the digests of its last rows by CallID
 -- (cdrd/followed.py), as a JSON object; '' and NULL where an older version has read them.
 ALTER TABLE followed_portal ADD COLUMN timezone TEXT NOT NULL DEFAULT '';
-ALTER TABLE followed_portal ADD COLUMN due TEXT;
+ALTER TABLE followed_portal ADD COLUMN digests TEXT;
 """
 
 MIGRATIONS: Final = (_VERSION_1, _VERSION_2)

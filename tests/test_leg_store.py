@@ -160,6 +160,15 @@ def test_a_leg_that_was_deleted_is_not_stored_again(connection: sqlite3.Connecti
     assert [leg for _, leg in rows(connection).values()] == [leg(8), leg(9)]
 
 
+def test_a_leg_that_was_refused_is_not_refused_again(connection: sqlite3.Connection) -> None:
+    other = leg(7, UniqueCallID="77", CallerID="bob")
+    store(connection, leg(7))
+    assert len(store(connection, other).quarantined) == 1
+    connection.execute("DELETE FROM quarantined_report")
+    assert store(connection, other, again=frozenset({7})).quarantined == []
+    assert rows(connection) == {7: (1, leg(7))}
+
+
 def test_the_legs_without_an_end_are_found_by_their_index(connection: sqlite3.Connection) -> None:
     old = IN_PROGRESS | {"JoinTime": "2016-01-01 00:00:00"}
     store(connection, leg(9, **IN_PROGRESS), leg(8), leg(7, **IN_PROGRESS), leg(6, **old))

@@ -441,6 +441,37 @@ def test_ids_that_are_given_again_are_followed(tmp_path: Path, portal: MariaDb) 
         daemon.wait_for("portal_shrunk", followed=3, newest=1)
         portal.insert(row(2, UniqueCallID="77", JoinTime="2021-01-01 00:00:00"))
         daemon.wait_for("portal_rows_stored", last_call_id=2)
+        daemon.stop()
+    assert [leg["call_id"] for leg in legs(tmp_path)] == [2]
+
+
+def test_ids_that_were_given_again_while_we_were_stopped_are_followed(
+    tmp_path: Path, portal: MariaDb
+) -> None:
+    portal.insert(row(1), row(2), row(3))
+    with following(tmp_path, portal.port) as daemon:
+        daemon.wait_for("portal_rows_stored", stored=3)
+        cdrd("purge", "-c", daemon.config, "--before", "2020-01-01", "--tenant", "Default")
+        daemon.stop()
+    portal.execute("DELETE FROM ConferenceCall2 WHERE CallID > 1")
+    portal.insert(*(row(call_id, UniqueCallID="77") for call_id in (2, 3, 4)))
+    with following(tmp_path, portal.port) as daemon:
+        daemon.wait_for("portal_rows_stored", last_call_id=4)
+        daemon.stop()
+    assert [leg["call_id"] for leg in legs(tmp_path)] == [2, 3, 4]
+
+
+def test_a_leg_that_is_another_goes_to_quarantine_once(tmp_path: Path, portal: MariaDb) -> None:
+    portal.insert(row(1), row(2))
+    with following(tmp_path, portal.port) as daemon:
+        daemon.wait_for("portal_rows_stored", stored=2)
+        portal.execute("UPDATE ConferenceCall2 SET UniqueCallID = '77', CallerID = 'bob'")
+        assert "another leg" in daemon.wait_for("portal_row_quarantined", id=2)["reason"]
+        assert cdrd("quarantine", "drop", "-c", daemon.config, "1", "2").stderr == "2 dropped\n"
+        portal.insert(row(3))
+        daemon.wait_for("portal_rows_stored", last_call_id=3)
+        daemon.stop()
+    assert count(tmp_path / "cdr.sqlite3", "quarantine") == 0
 
 
 def test_what_does_not_answer_as_mysql_is_lost(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_file_of_the_first_version_keeps_up_to_where_a_portal_was_read(
     followed = read_followed(connection, "video")
     assert followed is not None
     assert followed[:2] == (107, "")
-    assert set(followed.due) == set(range(8, 108))  # any of them may not have been there yet
+    assert set(followed.digests) == set(range(8, 108))  # any of them may not have been there yet
 
 
 def test_a_newer_file_is_refused_and_not_touched(connection: sqlite3.Connection) -> None:
