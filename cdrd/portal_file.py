@@ -1,13 +1,14 @@
 """Turns a portal's CSV export into rows by column name, one at a time.
 
 The rule that must stay true: a bad row costs itself alone. Where a quote that nobody closed would
-swallow the lines behind it, they are read again as rows of their own. A byte that is no UTF-8 does
-not change how the other lines are read.
+swallow the lines behind it, they are read again as rows of their own. A byte that is no UTF-8, or
+no UTF-16, does not change how the other lines are read.
 """
 
 import codecs
 import csv
 import io
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from cdrd.leg import column_of, missing_columns
 DELIMITERS: Final = (",", ";", "\t")
 MAX_ROW_CHARACTERS: Final = 64 * KIB
 """A row by the guide has some 500; a quote that is open for longer than this was never closed."""
+
+_NO_UTF16: Final = "cdrd.no_utf16"  # how codecs know _keep_no_utf16
+_NO_UTF16_OCTET: Final = re.compile("[\ud800-\ud8ff]")
 
 
 class PortalFileError(Exception):
@@ -47,16 +51,17 @@ class PortalFile:
     """A portal's export, open for reading; ``file`` must be able to go back to its start.
 
     It is UTF-16 where its mark says so. Else a line is UTF-8, or cp1252 where nothing in it beyond
-    ASCII is UTF-8; one that has both is a bad row. Raises PortalFileError for a file without a
-    header or without a column that is needed.
+    ASCII is UTF-8. A row with both is a bad row, as is one with bytes that are no UTF-16. Raises
+    PortalFileError for a file without a header or without a column that is needed.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         file.seek(0)
         is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         file.seek(0)
+        self._encoding = "UTF-16" if is_utf16 else "UTF-8"
         encoding = "utf-16" if is_utf16 else "utf-8-sig"
-        errors = "backslashreplace" if is_utf16 else "surrogateescape"
+        errors = _NO_UTF16 if is_utf16 else "surrogateescape"
         self._lines = _Lines(io.TextIOWrapper(file, encoding, errors, newline=""))
         self._delimiter, self.header = self._read_header()
 
@@ -93,14 +98,14 @@ class PortalFile:
             return self._bad(number, taken, reason)
         text = "".join(taken)
         if _has_escaped(text):
-            return BadRow(number, "not valid UTF-8", text)
+            return _bad_row(number, f"not valid {self._encoding}", text)
         fields = dict(zip(self.header, map(unguarded, cells), strict=True))
         return Row(number, fields, text)
 
     def _bad(self, number: int, taken: list[str], reason: str) -> BadRow:
         """Give up the row's first line alone."""
         self._lines.give_back(taken[1:])
-        return BadRow(number, reason, taken[0])
+        return _bad_row(number, reason, taken[0])
 
 
 class _Lines:
@@ -161,8 +166,24 @@ class _Lines:
         return line
 
 
+def _keep_no_utf16(error: UnicodeError) -> tuple[str, int]:
+    """Keep bytes that are no UTF-16 as surrogates, others than those of ``surrogateescape``."""
+    assert isinstance(error, UnicodeDecodeError)
+    octets = error.object[error.start : error.end]
+    return "".join(chr(0xD800 + octet) for octet in octets), error.end
+
+
+codecs.register_error(_NO_UTF16, _keep_no_utf16)
+
+
+def _bad_row(line: int, reason: str, text: str) -> BadRow:
+    """Spell bytes that are no UTF-16."""
+    shown = _NO_UTF16_OCTET.sub(lambda octet: f"\\x{ord(octet[0]) - 0xD800:02x}", text)
+    return BadRow(line, reason, shown)
+
+
 def _has_escaped(text: str) -> bool:
-    """Tell whether a text has bytes that are no UTF-8, which ``surrogateescape`` has escaped."""
+    """Tell whether a text has surrogates, which stand for bytes that are none of its encoding."""
     try:
         text.encode()
     except UnicodeEncodeError:

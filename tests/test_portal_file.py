@@ -1,5 +1,6 @@
 """A portal's export becomes rows by column name, and a bad row costs itself alone."""
 
+import codecs
 import io
 
 import pytest
@@ -157,6 +158,25 @@ def test_a_character_that_the_end_of_the_file_cuts_costs_its_row_alone(name: str
     content = export([row(1), row(2, CallerName=name, RoomOwner="René")])
     assert bad(content.rstrip()[:-1]) == [(3, "not valid UTF-8")]
     assert fields(content.rstrip()) == fields(content)
+
+
+@pytest.mark.parametrize("owner", ["alice", "ali\N{PILE OF POO}", "\xfc"])
+def test_utf16_that_the_end_of_the_file_cuts_costs_its_row_alone(owner: str) -> None:
+    content = export([row(1), row(2, RoomOwner=owner)]).decode().rstrip().encode("utf-16")
+    assert fields(content) == [row(1), row(2, RoomOwner=owner)]
+    assert bad(content[:-1]) == [(3, "not valid UTF-16")]
+
+
+def test_a_surrogate_without_its_other_costs_its_row_alone() -> None:
+    rows = export([row(1), row(2, CallerName="+"), row(3)]).decode().encode("utf-16-le")
+    half = rows.replace("+".encode("utf-16-le"), b"\x41\xd8")
+    first, second, third = read(codecs.BOM_UTF16_LE + half)
+    assert isinstance(first, Row)
+    assert isinstance(third, Row)
+    assert (first.fields, third.fields) == (row(1), row(3))
+    assert isinstance(second, BadRow)
+    assert (second.line, second.reason) == (3, "not valid UTF-16")
+    assert ",alice,\\x41\\xd8,2017-09-14" in second.text
 
 
 def test_a_quote_that_is_never_closed_does_not_read_the_file_again_and_again() -> None:
