@@ -228,8 +228,13 @@ class PeerConnection(asyncio.BufferedProtocol):
             self.stream.receive(self._adopted.rest, utc_milliseconds(time.time()))
 
     def keep(self, kind: str, owner: str = "") -> None:
-        """Have the connection outlive this process; one over TLS cannot, for its keys do not."""
-        if not self.kept_as and self.transport.get_extra_info("sslcontext") is None:
+        """Have the connection outlive this process, unless it has ended by now.
+
+        One over TLS cannot, for its keys do not.
+        """
+        if self.kept_as or self.transport.is_closing():
+            return
+        if self.transport.get_extra_info("sslcontext") is None:
             sock = self.transport.get_extra_info("socket")
             self.kept_as = self._intake.keeper.keep(kind, sock, owner)
 

@@ -100,6 +100,15 @@ async def test_a_stop_leaves_such_a_login_counted_only_where_no_report_came(
 
 
 @pytest.mark.asyncio
+async def test_a_connection_that_ends_behind_its_login_is_told_as_one(tmp_path: Path) -> None:
+    async with silent_pbx(tmp_path, b"Response: Success\r\n\r\n" + REPORT) as pbx:
+        async with running(pbx.dialer.run()):
+            (await pbx.arrived.get()).close()
+            await pbx.heard.wait_for("pbx_disconnected")
+        assert pbx.heard.events[:2] == ["pbx_connected", "pbx_disconnected"]
+
+
+@pytest.mark.asyncio
 async def test_an_end_behind_json_that_is_no_event_is_a_refusal(tmp_path: Path) -> None:
     async with silent_pbx(tmp_path, NO_EVENT) as pbx, running(pbx.dialer.run()):
         (await pbx.arrived.get()).close()
