@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import os
 import re
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,15 +110,10 @@ def test_a_star_in_a_number_stands_for_any_digits(
     assert is_matched(empty, number, caller) == (matched is not None)
 
 
-def test_many_stars_are_matched_at_once_and_an_interrupt_meanwhile_is_one(
-    empty: sqlite3.Connection,
-) -> None:
-    def match() -> None:
-        with subprocess.Popen(["kill", "-INT", str(os.getpid())]):
-            assert not is_matched(empty, "*1" * 50 + "x", "1" * 200)
-
-    with pytest.raises(KeyboardInterrupt):
-        match()
+def test_many_stars_are_matched_at_once(empty: sqlite3.Connection) -> None:
+    """To try each way to part the digits among the stars would take for ever."""
+    assert not is_matched(empty, "*1" * 50 + "x", "1" * 200)
+    assert is_matched(empty, "*1" * 50 + "*", "1" * 200)
 
 
 def test_what_was_typed_is_never_part_of_the_query() -> None:
