@@ -5,6 +5,7 @@ The rule that must stay true: a report is decoded exactly as from a connection, 
 own is restored as it was; nothing in a file is guessed.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
@@ -16,11 +17,12 @@ import orjson
 
 from cdrd.batch import Waiting
 from cdrd.columns import RECORDS
+from cdrd.event import NEW_CDR
 from cdrd.frame import KIB, Lines
 from cdrd.history import HistoryStream, read_header
 from cdrd.line import CALL_RELEASED
 from cdrd.record import NotARecord
-from cdrd.report import NEW_CDR, spelt
+from cdrd.report import spelt
 from cdrd.restore import COLUMNS, restore_exported, restore_logged
 from cdrd.sender import Origin, Sender
 from cdrd.source import IMPORT
@@ -135,6 +137,8 @@ class _Origin(Origin):
 class CaptureStream(ReportStream):
     """A file of JSON objects: reports as from a connection, lines of our own between them."""
 
+    _may_skim = False  # what names an event may be a line of our log
+
     def __init__(
         self, provenance: Provenance, *, name: str, waiting: Waiting, totals: Totals
     ) -> None:
@@ -152,7 +156,7 @@ class CaptureStream(ReportStream):
         start, kinds = 0, [_kind(parsed) for parsed in lines.reports]
         for kind, run in groupby(kinds):  # what came first is taken first
             end = start + len(list(run))
-            of_kind = Lines(lines.texts[start:end], lines.reports[start:end])
+            of_kind = Lines(lines.texts[start:end], lines.reports[start:end], Counter())
             start = end
             if kind is _Kind.REPORT:
                 super()._take_lines(of_kind, received_at, mended=mended)
@@ -174,13 +178,13 @@ class CaptureStream(ReportStream):
                 self._refuse(lines.texts[0], lines.reports[0], error, received_at)
                 return
             for text, parsed in zip(lines.texts, lines.reports, strict=True):
-                self._take_exported(Lines([text], [parsed]), received_at)
+                self._take_exported(Lines([text], [parsed], Counter()), received_at)
 
     def _take_logged(self, text: str, parsed: dict[str, Any], received_at: str) -> None:
         """Restore a call; anything else that the daemon has logged holds no record."""
         event = parsed["event"]
         if event != CALL_RELEASED:
-            self._totals.pass_over(event)
+            self._totals.pass_over({event: 1})
             return
         zone = self._provenance.zone_of(parsed.get("pbx"))
         try:

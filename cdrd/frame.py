@@ -8,11 +8,15 @@ of times, because the scan remembers its place.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 import orjson
+
+from cdrd.event import name_of_other, skim
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -23,6 +27,9 @@ PAYLOAD_BYTES: Final = 64 * KIB
 BLOCK_BYTES: Final = 32 * KIB
 """How much is taken at once where every line is an object: some 100 reports, with all that they
 become, stay in the processor's cache."""
+
+SKIMMED_BYTES: Final = 128 * KIB
+"""The same where most are other events, of which nothing is made."""
 
 GUESS_BYTES: Final = 2 * KIB
 """How far a guess over several lines looks: an indented report has some 700 bytes."""
@@ -40,10 +47,14 @@ class Frame(NamedTuple):
 
 
 class Lines(NamedTuple):
-    """Whole JSON objects: the text of each as received, without blanks around it, and its parse."""
+    """Whole JSON objects: the text of each as received, without blanks around it, and its parse.
+
+    ``events`` were among them and were not parsed: how often each came, by its name.
+    """
 
     texts: list[str]
     reports: list[dict[str, Any]]
+    events: Counter[str]
 
 
 class Broken(NamedTuple):
@@ -73,7 +84,10 @@ class Framer:
     """The frames of one stream, pulled with ``next_lines`` and ``next_frame`` after ``receive``.
 
     An object of more than ``max_report_bytes`` is passed over to its end and told as ``Broken``.
+    ``skims``: most objects are other events, so lines are looked at for their names first.
     """
+
+    skims = False
 
     def __init__(self, max_report_bytes: int) -> None:
         self._max = max_report_bytes
@@ -156,20 +170,24 @@ class Framer:
         if end < 0:
             return None
         texts = self._cut(buffer[start : end + 1])
-        reports: list[dict[str, Any]] = []
-        with suppress(orjson.JSONDecodeError):
-            reports.extend(map(orjson.loads, texts))  # up to the first text that is not one value
-        whole = _count_objects(reports)
+        if self.skims:
+            left, events = skim(texts)
+            reports = _parse_objects(left)
+            if events and len(reports) == len(left):
+                self._start = end + 1
+                return Lines(left, reports, events)
+        reports = _parse_objects(texts)
+        whole = len(reports)
         if whole == len(texts) > 0:
             self._start = end + 1
-            return Lines(texts, reports)
+            return Lines(texts, reports, Counter())
         # One look a chunk: looking again behind each oddity would cost the square of their number.
         self._irregular = True
         self._line_ends, self._line_end, self._glue_searched = False, 0, 0
         for text in texts[:whole]:
             encoded = text.encode()
             self._start = buffer.index(encoded, self._start) + len(encoded)
-        return Lines(texts[:whole], reports[:whole]) if whole else None
+        return Lines(texts[:whole], reports, Counter()) if whole else None
 
     def _last_cut(self) -> int:
         """Find the last newline of a block, or else its last ``}{``; -1 where there is neither."""
@@ -183,8 +201,8 @@ class Framer:
         return end
 
     def _find_last(self, mark: bytes, known: int) -> int:
-        """Find the last mark within ``BLOCK_BYTES``, or else the first one behind."""
-        block_end = self._start + BLOCK_BYTES
+        """Find the last mark within a block, or else the first one behind."""
+        block_end = self._start + (SKIMMED_BYTES if self.skims else BLOCK_BYTES)
         end = self._buffer.rfind(mark, known, block_end)
         return end if end >= 0 else self._buffer.find(mark, max(known, block_end - len(mark) + 1))
 
@@ -363,19 +381,24 @@ class Framer:
         try:
             frame = Frame(text, orjson.loads(text))
         except orjson.JSONDecodeError as error:
-            mended = mend(text)
-            if mended is None:
+            if event := name_of_other(text):  # with a number beyond 64 bits: skimming takes it too
+                frame = Frame(text, {"event": event})
+            elif (mended := mend(text)) is not None:
+                frame = Frame(mended, orjson.loads(mended), mended=True)
+            else:
                 return self._break(end, f"not valid JSON: {error}")
-            frame = Frame(mended, orjson.loads(mended), mended=True)
         self._start, self._scan = end, None
         return frame
 
 
-def _count_objects(values: Sequence[object]) -> int:
-    """Count the values up to the first that is no object."""
+def _parse_objects(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Parse texts up to the first that is not one object."""
+    values: list[Any] = []
+    with suppress(orjson.JSONDecodeError):
+        values.extend(map(orjson.loads, texts))
     if set(map(type, values)) <= {dict}:
-        return len(values)
-    return next(count for count, value in enumerate(values) if not isinstance(value, dict))
+        return values
+    return list(takewhile(lambda value: isinstance(value, dict), values))
 
 
 def mend(text: bytes | bytearray) -> bytes | None:

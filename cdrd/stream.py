@@ -6,9 +6,9 @@ is passed over, and is counted as received once.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import orjson
 
@@ -43,10 +43,10 @@ class Totals:
     spooled: int = 0  # kept beside the database, to be stored later
     events: Counter[str] = field(default_factory=Counter)
 
-    def pass_over(self, *events: str) -> None:
-        """Count events, by their names, that are no released calls; no record is lost with them."""
-        self.passed_over += len(events)
-        for event, times in Counter(events).items():
+    def pass_over(self, events: Mapping[str, int]) -> None:
+        """Count events, how often each name came, that are no released calls, so lose no record."""
+        for event, times in events.items():
+            self.passed_over += times
             name = event[:MAX_EVENT_NAME_LENGTH]
             known = name in self.events or len(self.events) < MAX_EVENT_NAMES
             self.events[name if known else "other"] += times
@@ -62,6 +62,9 @@ class Taken(NamedTuple):
 
 class ReportStream:
     """One connection's stream of reports."""
+
+    _may_skim: ClassVar = True
+    """Where most is other events, they are not parsed."""
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class ReportStream:
                 taken.waiting.append(place)
             elif isinstance(report, OtherEvent):
                 self._count(1)
-                self._totals.pass_over(report.name)
+                self._totals.pass_over({report.name: 1})
                 taken.passed_over.append(place)
             else:
                 taken.left.append(place)
@@ -150,11 +153,11 @@ class ReportStream:
             self._count(1)
             self._quarantine(frame, self.origin.name, received_at)
         else:
-            lines = Lines([frame.text.decode()], [frame.report])
+            lines = Lines([frame.text.decode()], [frame.report], Counter())
             self._take_lines(lines, received_at, mended=frame.mended)
 
     def _take_lines(self, lines: Lines, received_at: str, *, mended: bool = False) -> None:
-        self._count(len(lines.texts))
+        self._count(len(lines.texts) + lines.events.total())
         calls: list[ReleasedCall] = []
         raws: list[str] = []
         events: list[str] = []
@@ -169,12 +172,14 @@ class ReportStream:
                 calls, raws = [], []
                 self._take_rare(report, raw, received_at)
         self._take_calls(calls, raws, received_at, mended=mended)
-        self._totals.pass_over(*events)
+        others = lines.events + Counter(events)
+        self._totals.pass_over(others)
+        self._framer.skims = self._may_skim and others.total() > len(calls)
 
     def _take_rare(self, report: ReleasedCall | Unreadable, raw: str, received_at: str) -> None:
         if isinstance(report, Unnamed) and self.source == WEBHOOK:
             # The PBX has signed it, so it is whole: such as the test message of its webhook's page.
-            self._totals.pass_over(MESSAGE)
+            self._totals.pass_over({MESSAGE: 1})
         elif isinstance(report, Unreadable):
             self._quarantine(broken_text(raw, report.reason), self.origin.name, received_at)
         else:

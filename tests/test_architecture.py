@@ -18,6 +18,7 @@ CORE = {
     "columns",
     "csv_lines",
     "door",
+    "event",
     "fetch",
     "followed",
     "formula",

@@ -88,12 +88,15 @@ def connection(*senders: Sender, max_report_bytes: int) -> MakeStream:
     )
 
 
-def read(make: MakeStream, pieces: Sequence[bytes], *, one_by_one: bool = False) -> Reading:
-    """Read a whole stream that comes in pieces."""
+def read(
+    make: MakeStream, pieces: Sequence[bytes], *, one_by_one: bool = False, skims: bool = False
+) -> Reading:
+    """Read a whole stream that comes in pieces; ``skims``: as behind many other events."""
     custody = Custody()
     stream = make(custody.waiting, custody.totals)
     if one_by_one:
         stream._framer = OneByOne(stream._framer._max)
+    stream._framer.skims = skims
     for piece in pieces:
         stream.receive(piece, RECEIVED_AT)
     stream.close(ENDED, RECEIVED_AT)
