@@ -10,9 +10,7 @@ import contextlib
 import marshal
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -22,10 +20,11 @@ import orjson
 from cdrd.batch import Batch
 from cdrd.block import StoredRows, pack, read_rows
 from cdrd.database import connect
+from cdrd.event import skim
 from cdrd.frame import KIB, Framer, Lines
 from cdrd.line import spell_tails
 from cdrd.record import Row, make_rows
-from cdrd.report import OtherEvent, ReleasedCall, read_reports
+from cdrd.report import ReleasedCall, read_reports
 from cdrd.row import commit
 from cdrd.simulate.reports import ReportForms
 from cdrd.stream import Totals
@@ -66,7 +65,10 @@ def costs_of_calls(rounds: int) -> dict[str, float]:
     rows = _rows(calls, lines.texts)
     block = pack(rows, plain=True)
     stored = StoredRows(range(1, BLOCK + 1), [block])
-    costs = _costs_of_frames(stream, rounds) | {
+    costs = {
+        "cut and parsed": least(lambda: _cut(stream), rounds),
+        "of it `orjson.loads`": least(lambda: list(map(orjson.loads, lines.texts)), rounds),
+        "read": least(lambda: read_reports(lines.reports), rounds),
         "made a record": least(lambda: _rows(calls, lines.texts), rounds),
         "the tail of its line": least(lambda: spell_tails(rows, plain=True), rounds),
         "made bytes": least(lambda: marshal.dumps(rows), rounds),
@@ -80,25 +82,21 @@ def costs_of_calls(rounds: int) -> dict[str, float]:
 
 
 def costs_of_events(rounds: int) -> dict[str, float]:
-    """Tell what each step takes for an event that is no released call, in us."""
+    """Tell what each step takes for an event that is no released call, among such, in us."""
     forms = ReportForms(DIALECT, "newline", started=STARTED, events=1)
     lines = forms.stamp(range(BLOCK)).splitlines(keepends=True)
     stream = b"".join(line for line in lines if b"NewCdr" not in line)
-    reports = read_reports(_cut(stream).reports)
-    names = [report.name for report in reports if isinstance(report, OtherEvent)]
+    texts = stream.decode().splitlines()
+    events = _cut(stream, skims=True).events
+    assert events.total() == len(texts)
     totals = Totals()
-    costs = _costs_of_frames(stream, rounds)
-    costs["counted"] = least(lambda: totals.pass_over(Counter(names)), rounds)
-    return {step: cost / BLOCK for step, cost in costs.items()}
-
-
-def _costs_of_frames(stream: bytes, rounds: int) -> dict[str, float]:
-    lines = _cut(stream)
-    return {
-        "cut and parsed": least(lambda: _cut(stream), rounds),
-        "of it `orjson.loads`": least(lambda: list(map(orjson.loads, lines.texts)), rounds),
-        "read": least(lambda: read_reports(lines.reports), rounds),
+    costs = {
+        "cut and skimmed": least(lambda: _cut(stream, skims=True), rounds),
+        "of it named": least(lambda: skim(texts), rounds),
+        "counted": least(lambda: totals.pass_over(events), rounds),
+        "`orjson.loads` alone": least(lambda: list(map(orjson.loads, texts)), rounds),
     }
+    return {step: cost / len(texts) for step, cost in costs.items()}
 
 
 def least(step: Callable[[], object], rounds: int) -> float:
@@ -129,17 +127,13 @@ def cost_of_commits(forms: ReportForms, rounds: int) -> float:
     return min(once() for _ in range(rounds)) / (BATCH * BATCHES)
 
 
-def _cut(stream: bytes) -> Lines:
+def _cut(stream: bytes, *, skims: bool = False) -> Lines:
     """Cut a stream of whole lines."""
     framer = Framer(64 * KIB)
+    framer.skims = skims
     framer.receive(stream)
-    cut = list(iter(framer.next_lines, None))
-    assert sum(len(lines.texts) for lines in cut)
-    return Lines(
-        list(chain.from_iterable(lines.texts for lines in cut)),
-        list(chain.from_iterable(lines.reports for lines in cut)),
-        Counter(),
-    )
+    (lines,) = iter(framer.next_lines, None)
+    return lines
 
 
 def _rows(calls: list[ReleasedCall], texts: list[str]) -> list[Row]:
