@@ -5,7 +5,6 @@ The rule that must stay true: a report is decoded exactly as from a connection, 
 own is restored as it was; nothing in a file is guessed.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
@@ -137,8 +136,6 @@ class _Origin(Origin):
 class CaptureStream(ReportStream):
     """A file of JSON objects: reports as from a connection, lines of our own between them."""
 
-    _may_skim = False  # what names an event may be a line of our log
-
     def __init__(
         self, provenance: Provenance, *, name: str, waiting: Waiting, totals: Totals
     ) -> None:
@@ -149,6 +146,7 @@ class CaptureStream(ReportStream):
             waiting=waiting,
             totals=totals,
             max_report_bytes=MAX_LINE_BYTES,
+            skims=False,  # what names an event may be a line of our log
         )
         self._provenance = provenance
 
@@ -156,7 +154,7 @@ class CaptureStream(ReportStream):
         start, kinds = 0, [_kind(parsed) for parsed in lines.reports]
         for kind, run in groupby(kinds):  # what came first is taken first
             end = start + len(list(run))
-            of_kind = Lines(lines.texts[start:end], lines.reports[start:end], Counter())
+            of_kind = Lines(lines.texts[start:end], lines.reports[start:end], {})
             start = end
             if kind is _Kind.REPORT:
                 super()._take_lines(of_kind, received_at, mended=mended)
@@ -178,7 +176,7 @@ class CaptureStream(ReportStream):
                 self._refuse(lines.texts[0], lines.reports[0], error, received_at)
                 return
             for text, parsed in zip(lines.texts, lines.reports, strict=True):
-                self._take_exported(Lines([text], [parsed], Counter()), received_at)
+                self._take_exported(Lines([text], [parsed], {}), received_at)
 
     def _take_logged(self, text: str, parsed: dict[str, Any], received_at: str) -> None:
         """Restore a call; anything else that the daemon has logged holds no record."""

@@ -25,12 +25,24 @@ class _Head(msgspec.Struct, gc=False):
 
 _read_head: Final = msgspec.json.Decoder(_Head).decode
 
+SAMPLE: Final = 8
+"""So many texts of a block tell whether most of it is other events."""
+
+MAX_LENGTH: Final = 1536
+"""Characters; a longer text may nest so deeply that the parse takes it, or not, where we would do
+the other: that bound is the interpreter's, and shared with what calls us."""
+
 _ODD: Final = (msgspec.DecodeError, RecursionError)
 """What is raised for text that is no JSON object, an event's name that is none, deep nesting."""
 
 
 def skim(texts: list[str]) -> tuple[list[str], Counter[str]]:
-    """Part the other events from texts; return the texts left, and how often each event came."""
+    """Part the other events from texts; return the texts left, and how often each event came.
+
+    Where any text is odd, or long, all are left.
+    """
+    if max(map(len, texts)) > MAX_LENGTH:
+        return texts, Counter()
     try:
         heads = list(map(_read_head, texts))
     except _ODD:
@@ -43,12 +55,19 @@ def skim(texts: list[str]) -> tuple[list[str], Counter[str]]:
     return left, events
 
 
+def are_mostly_events(texts: list[str]) -> bool:
+    """Tell by the first few texts, where there are more, whether most are what is skimmed."""
+    if len(texts) <= SAMPLE:
+        return False
+    left, _ = skim(texts[:SAMPLE])
+    return len(left) < SAMPLE / 2
+
+
 def name_of_other(text: bytes | bytearray) -> str:
-    """Return what the text of an event that is no released call calls it; ``""`` for any other."""
-    with suppress(UnicodeDecodeError, *_ODD):
-        head = _read_head(text.decode())
-        name = head.action or head.event or ""
-        return name if _names_other(name) else ""
+    """Return by what name a text alone would be skimmed; ``""`` where it would be left."""
+    with suppress(UnicodeDecodeError):
+        _, events = skim([text.decode()])
+        return next(iter(events), "")
     return ""
 
 

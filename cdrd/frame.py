@@ -8,15 +8,14 @@ of times, because the scan remembers its place.
 """
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 import orjson
 
-from cdrd.event import name_of_other, skim
+from cdrd.event import are_mostly_events, name_of_other, skim
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -49,12 +48,12 @@ class Frame(NamedTuple):
 class Lines(NamedTuple):
     """Whole JSON objects: the text of each as received, without blanks around it, and its parse.
 
-    ``events`` were among them and were not parsed: how often each came, by its name.
+    ``events`` were among them and are not parsed: how often each came, by its name.
     """
 
     texts: list[str]
     reports: list[dict[str, Any]]
-    events: Counter[str]
+    events: Mapping[str, int]
 
 
 class Broken(NamedTuple):
@@ -84,13 +83,13 @@ class Framer:
     """The frames of one stream, pulled with ``next_lines`` and ``next_frame`` after ``receive``.
 
     An object of more than ``max_report_bytes`` is passed over to its end and told as ``Broken``.
-    ``skims``: most objects are other events, so lines are looked at for their names first.
+    With ``skims``, events that are no released calls need not be parsed.
     """
 
-    skims = False
-
-    def __init__(self, max_report_bytes: int) -> None:
+    def __init__(self, max_report_bytes: int, *, skims: bool = False) -> None:
         self._max = max_report_bytes
+        self._skims = skims
+        self._block_bytes = BLOCK_BYTES
         self._buffer = bytearray()
         self._start = 0  # where the current frame, or the text before it, begins
         self._line_end = 0  # the next newline, or up to where there is none
@@ -170,24 +169,25 @@ class Framer:
         if end < 0:
             return None
         texts = self._cut(buffer[start : end + 1])
-        if self.skims:
-            left, events = skim(texts)
-            reports = _parse_objects(left)
-            if events and len(reports) == len(left):
-                self._start = end + 1
-                return Lines(left, reports, events)
-        reports = _parse_objects(texts)
-        whole = len(reports)
-        if whole == len(texts) > 0:
+        left, events = skim(texts) if self._is_to_skim(texts) else (texts, {})
+        self._block_bytes = SKIMMED_BYTES if events else BLOCK_BYTES
+        reports = _parse_objects(left)
+        if len(reports) == len(left) and texts:
             self._start = end + 1
-            return Lines(texts, reports, Counter())
+            return Lines(left, reports, events)
+        if events:
+            reports = _parse_objects(texts)
+        whole = len(reports)
         # One look a chunk: looking again behind each oddity would cost the square of their number.
         self._irregular = True
         self._line_ends, self._line_end, self._glue_searched = False, 0, 0
         for text in texts[:whole]:
             encoded = text.encode()
             self._start = buffer.index(encoded, self._start) + len(encoded)
-        return Lines(texts[:whole], reports, Counter()) if whole else None
+        return Lines(texts[:whole], reports, {}) if whole else None
+
+    def _is_to_skim(self, texts: list[str]) -> bool:
+        return self._skims and are_mostly_events(texts)
 
     def _last_cut(self) -> int:
         """Find the last newline of a block, or else its last ``}{``; -1 where there is neither."""
@@ -202,7 +202,7 @@ class Framer:
 
     def _find_last(self, mark: bytes, known: int) -> int:
         """Find the last mark within a block, or else the first one behind."""
-        block_end = self._start + (SKIMMED_BYTES if self.skims else BLOCK_BYTES)
+        block_end = self._start + self._block_bytes
         end = self._buffer.rfind(mark, known, block_end)
         return end if end >= 0 else self._buffer.find(mark, max(known, block_end - len(mark) + 1))
 
@@ -381,7 +381,8 @@ class Framer:
         try:
             frame = Frame(text, orjson.loads(text))
         except orjson.JSONDecodeError as error:
-            if event := name_of_other(text):  # with a number beyond 64 bits: skimming takes it too
+            if self._skims and (event := name_of_other(text)):
+                # It has a number beyond what a double holds, and could have been skimmed.
                 frame = Frame(text, {"event": event})
             elif (mended := mend(text)) is not None:
                 frame = Frame(mended, orjson.loads(mended), mended=True)

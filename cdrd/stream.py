@@ -8,7 +8,7 @@ is passed over, and is counted as received once.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -63,9 +63,6 @@ class Taken(NamedTuple):
 class ReportStream:
     """One connection's stream of reports."""
 
-    _may_skim: ClassVar = True
-    """Where most is other events, they are not parsed."""
-
     def __init__(
         self,
         origin: Origin,
@@ -75,7 +72,9 @@ class ReportStream:
         waiting: Waiting,
         totals: Totals,
         max_report_bytes: int,
+        skims: bool = True,
     ) -> None:
+        """``skims``: events that are no released calls need not be parsed."""
         self.origin = origin
         self.peer = peer
         self.source = source
@@ -83,7 +82,7 @@ class ReportStream:
         self._quarantined = 0
         self._waiting = waiting
         self._totals = totals
-        self._framer = Framer(max_report_bytes)
+        self._framer = Framer(max_report_bytes, skims=skims)
 
     @property
     def understood(self) -> int:
@@ -153,11 +152,11 @@ class ReportStream:
             self._count(1)
             self._quarantine(frame, self.origin.name, received_at)
         else:
-            lines = Lines([frame.text.decode()], [frame.report], Counter())
+            lines = Lines([frame.text.decode()], [frame.report], {})
             self._take_lines(lines, received_at, mended=frame.mended)
 
     def _take_lines(self, lines: Lines, received_at: str, *, mended: bool = False) -> None:
-        self._count(len(lines.texts) + lines.events.total())
+        self._count(len(lines.texts) + sum(lines.events.values()))
         calls: list[ReleasedCall] = []
         raws: list[str] = []
         events: list[str] = []
@@ -172,9 +171,8 @@ class ReportStream:
                 calls, raws = [], []
                 self._take_rare(report, raw, received_at)
         self._take_calls(calls, raws, received_at, mended=mended)
-        others = lines.events + Counter(events)
-        self._totals.pass_over(others)
-        self._framer.skims = self._may_skim and others.total() > len(calls)
+        self._totals.pass_over(lines.events)
+        self._totals.pass_over(Counter(events))
 
     def _take_rare(self, report: ReleasedCall | Unreadable, raw: str, received_at: str) -> None:
         if isinstance(report, Unnamed) and self.source == WEBHOOK:

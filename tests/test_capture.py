@@ -319,3 +319,15 @@ def test_the_export_of_the_longest_report_is_one_line() -> None:
     assert len(raw) > 16 << 20
     capture = hq(lines(exported(record, 3), exported(call(8), 9)))
     assert [seq for seq, _, _ in capture.restored] == [3, 9]
+
+
+@pytest.mark.parametrize("before", [0, 20])
+def test_a_log_line_with_a_number_beyond_any_costs_itself(before: int) -> None:
+    told = {**STARTED, "event": "call_released", "seq": 1, "pbx": "unknown", "call_id": "1"}
+    broken = orjson.dumps(told)[:-1] + b',"duration":1e999}\n'
+    capture = Capture(
+        lines(*[STARTED] * before, REPORT) + broken + lines(REPORT), Provenance(HQ), None
+    )
+    assert [record.call_id for record in capture.batch.records] == ["1505352615.1"] * 2
+    assert len(capture.reasons) == 1
+    assert "number" in capture.reasons[0]

@@ -2,16 +2,18 @@
 
 from collections import Counter
 
+import orjson
 import pytest
 
-from cdrd.event import name_of_other, skim
-from cdrd.frame import BLOCK_BYTES, KIB, SKIMMED_BYTES, Framer
+from cdrd.event import MAX_LENGTH, are_mostly_events, name_of_other, skim
+from cdrd.frame import BLOCK_BYTES, KIB, MAX_DEPTH, SKIMMED_BYTES, Framer
 from tests.fuzz.reading import HQ, RECEIVED_AT, Custody, connection, read
 
 MOST = 64 * KIB
 CALL = '{"action":"NewCdr","callid":"1700000000.1","timestart":"2023-11-14 22:13:20"}'
 RING = '{"action":"RING","callid":"1571897079.1","call":[{"ext":{"extid":"1037"}}]}'
 IDLE = '{"event":"ExtensionStatus","extension":{"number":"1000","status":"Idle"}}'
+LONG = '{"event":"RING","a":"' + "x" * MAX_LENGTH + '"}'
 OTHERS = (f"{RING}\n{IDLE}\n" * 5).encode()
 
 ODD = {
@@ -37,6 +39,9 @@ ODD = {
     "no name and no call": '{"a":"1"}',
     "an answer": '{"status":"Success"}',
     "no object": '["RING"]',
+    "a long event": LONG,
+    "a long call": CALL[:-1] + LONG[15:],
+    "a long event with a number beyond any": LONG[:-1] + ',"b":1e999}',
     "two events": RING + IDLE,
     "two events with a blank": RING + " " + IDLE,
     "an event and a call": RING + CALL,
@@ -66,47 +71,55 @@ ODD = {
 odd = pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
 
 
+P_SERIES = '{"type":30008,"sn":"369362089179","msg":"{}"}'
+
+
 @odd
 @pytest.mark.parametrize("delimiter", ["\n", "\r\n", ""], ids=["lines", "returns", "glued"])
 def test_what_stands_among_other_events_becomes_what_it_does_alone(
     odd: str, delimiter: str
 ) -> None:
     make = connection(HQ, max_report_bytes=MOST)
-    mixed = f"{RING}\n{odd}\n{IDLE}\n{CALL}\n{RING}\n".replace("\n", delimiter).encode()
-    expected = read(make, [OTHERS, mixed], one_by_one=True)
-    assert read(make, [OTHERS, mixed]) == expected
-    assert read(make, [OTHERS + mixed], skims=True) == expected
+    texts = [RING, IDLE] * 5 + [CALL.replace(".1", ".2"), odd, IDLE, CALL, RING, ""]
+    mixed = delimiter.join(texts).encode()
+    expected = read(make, [mixed], one_by_one=True)
+    assert read(make, [mixed]) == expected
+    assert read(make, [mixed[:700], mixed[700:]], skims=True) == expected
 
 
 @pytest.mark.parametrize("odd", [b"\xff", b"\xed\xa0\x80", b"\xc0\x80", b"\xe6\x9d"])
 def test_an_event_that_is_no_utf_8_is_quarantined_among_others(odd: bytes) -> None:
     make = connection(HQ, max_report_bytes=MOST)
     broken = b'{"event":"RING","a":"' + odd + b'"}\n'
-    reading = read(make, [OTHERS, OTHERS + broken + OTHERS])
+    reading = read(make, [OTHERS + broken + OTHERS])
     assert [one.payload for one in reading.quarantined] == [broken.rstrip()]
-    assert reading == read(make, [OTHERS, OTHERS + broken + OTHERS], one_by_one=True)
+    assert reading == read(make, [OTHERS + broken + OTHERS], one_by_one=True)
 
 
-def test_a_stream_skims_only_where_most_are_other_events() -> None:
-    custody = Custody()
-    stream = connection(HQ, max_report_bytes=MOST)(custody.waiting, custody.totals)
-    for chunk, skims in (
-        (OTHERS, True),
-        (OTHERS + CALL.encode() + b"\n", True),
-        (f"{CALL}\n{RING}\n{CALL}\n".encode(), False),
-        (OTHERS, True),
-        (f"{CALL}\n".encode(), False),
-    ):
-        stream.receive(chunk, RECEIVED_AT)
-        assert stream._framer.skims is skims
-    assert custody.totals.events == {"RING": 16, "ExtensionStatus": 15}
-    assert custody.reading().received == 35
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([RING] * 9, True),
+        ([RING] * 5 + [CALL] * 90, True),
+        ([RING] * 4 + [CALL] * 5, False),
+        ([CALL] + [RING] * 8, True),
+        ([RING] * 8, False),  # so few are parsed as soon
+        ([CALL] * 9, False),
+        ([P_SERIES] * 9, False),
+        ([RING] * 7 + ["[]", RING], False),
+        ([], False),
+    ],
+)
+def test_the_first_texts_tell_whether_most_are_other_events(
+    texts: list[str], *, expected: bool
+) -> None:
+    assert are_mostly_events(texts) is expected
 
 
-def test_a_framer_parses_no_event_where_it_skims() -> None:
-    framer = Framer(MOST)
-    framer.skims = True
-    framer.receive(OTHERS + CALL.encode() + b"\n" + OTHERS)
+def test_a_framer_parses_no_event_where_most_are() -> None:
+    chunk = OTHERS + CALL.encode() + b"\n" + OTHERS
+    framer = Framer(MOST, skims=True)
+    framer.receive(chunk)
     lines = framer.next_lines()
     assert lines is not None
     assert (lines.texts, [one["callid"] for one in lines.reports]) == ([CALL], ["1700000000.1"])
@@ -114,14 +127,28 @@ def test_a_framer_parses_no_event_where_it_skims() -> None:
     assert framer.next_lines() is None
 
 
-def test_more_is_taken_at_once_where_it_is_skimmed() -> None:
+def test_a_framer_that_may_not_skim_parses_all() -> None:
     framer = Framer(MOST)
-    framer.skims = True
-    line = RING.encode() + b"\n"
-    framer.receive(line * 3 * (SKIMMED_BYTES // len(line)))
+    framer.receive(OTHERS)
     lines = framer.next_lines()
     assert lines is not None
-    assert BLOCK_BYTES < lines.events.total() * len(line) <= SKIMMED_BYTES
+    assert (len(lines.reports), lines.events) == (10, {})
+
+
+def test_a_stream_counts_what_was_skimmed() -> None:
+    custody = Custody()
+    stream = connection(HQ, max_report_bytes=MOST)(custody.waiting, custody.totals)
+    stream.receive(OTHERS + f"{P_SERIES}\n{CALL}\n".encode() + OTHERS, RECEIVED_AT)
+    assert custody.totals.events == {"RING": 10, "ExtensionStatus": 10, "30008": 1}
+    assert (custody.reading().received, custody.reading().passed_over) == (22, 21)
+
+
+def test_more_is_taken_at_once_behind_a_block_that_was_skimmed() -> None:
+    framer = Framer(MOST, skims=True)
+    line = RING.encode() + b"\n"
+    framer.receive(line * 9 * (BLOCK_BYTES // len(line)) + CALL.encode() + b"\n")
+    sizes = [sum(lines.events.values()) * len(line) for lines in iter(framer.next_lines, None)]
+    assert sizes[0] <= BLOCK_BYTES < sizes[1] <= SKIMMED_BYTES
 
 
 @odd
@@ -131,6 +158,16 @@ def test_a_name_is_told_of_what_is_skimmed_alone(odd: str) -> None:
     assert left == ([] if events else [odd])
 
 
-def test_one_odd_text_leaves_all_to_the_parse() -> None:
-    texts = [RING, "[]", IDLE]
+@pytest.mark.parametrize("odd", ["[]", '{"event":1}', '{"event":"RING"', LONG])
+def test_one_odd_text_leaves_all_to_the_parse(odd: str) -> None:
+    texts = [RING, odd, IDLE]
     assert skim(texts) == (texts, Counter())
+
+
+def test_no_text_that_is_skimmed_nests_deeper_than_every_parser_takes() -> None:
+    deepest = '{"event":"RING","a":'
+    room = (MAX_LENGTH - len(deepest) - 1) // 2
+    assert room < MAX_DEPTH
+    text = deepest + "[" * room + "]" * room + "}"
+    assert orjson.loads(text)["event"] == "RING"
+    assert skim([text]) == ([], {"RING": 1})

@@ -88,7 +88,7 @@ def costs_of_events(rounds: int) -> dict[str, float]:
     stream = b"".join(line for line in lines if b"NewCdr" not in line)
     texts = stream.decode().splitlines()
     events = _cut(stream, skims=True).events
-    assert events.total() == len(texts)
+    assert sum(events.values()) == len(texts)
     totals = Totals()
     costs = {
         "cut and skimmed": least(lambda: _cut(stream, skims=True), rounds),
@@ -129,8 +129,7 @@ def cost_of_commits(forms: ReportForms, rounds: int) -> float:
 
 def _cut(stream: bytes, *, skims: bool = False) -> Lines:
     """Cut a stream of whole lines."""
-    framer = Framer(64 * KIB)
-    framer.skims = skims
+    framer = Framer(64 * KIB, skims=skims)
     framer.receive(stream)
     (lines,) = iter(framer.next_lines, None)
     return lines

@@ -49,6 +49,13 @@ class OneByOne(Framer):
         return None
 
 
+class Skimming(Framer):
+    """Skims every block."""
+
+    def _is_to_skim(self, texts: list[str]) -> bool:
+        return bool(texts)
+
+
 class Custody:
     """What streams fill, and what is in it."""
 
@@ -91,12 +98,13 @@ def connection(*senders: Sender, max_report_bytes: int) -> MakeStream:
 def read(
     make: MakeStream, pieces: Sequence[bytes], *, one_by_one: bool = False, skims: bool = False
 ) -> Reading:
-    """Read a whole stream that comes in pieces; ``skims``: as behind many other events."""
+    """Read a whole stream that comes in pieces; ``skims``: where most seem other events."""
     custody = Custody()
     stream = make(custody.waiting, custody.totals)
     if one_by_one:
-        stream._framer = OneByOne(stream._framer._max)
-    stream._framer.skims = skims
+        stream._framer = OneByOne(stream._framer._max, skims=stream._framer._skims)
+    if skims:
+        stream._framer = Skimming(stream._framer._max, skims=True)
     for piece in pieces:
         stream.receive(piece, RECEIVED_AT)
     stream.close(ENDED, RECEIVED_AT)

@@ -4,7 +4,6 @@ import orjson
 
 from cdrd.batch import RestoredCall
 from cdrd.capture import HEAD_BYTES, NotImportable, Provenance, open_capture
-from cdrd.event import name_of_other
 from cdrd.fetch import RestStream
 from cdrd.frame import KIB, PAYLOAD_BYTES, Broken, Frame, Framer, mend
 from cdrd.history import Header, HistoryStream, read_header
@@ -68,17 +67,9 @@ def _checked(frame: Frame | Broken, most: int) -> tuple[object, ...]:
         return frame
     text = bytes(frame.text)
     assert len(text) <= most
-    assert frame.report == _parsed(text)
+    assert orjson.loads(text) == frame.report
     assert not frame.mended or mend(text) is None
     return text, frame.report
-
-
-def _parsed(text: bytes) -> object:
-    """Parse a frame; of another event with a number beyond any, its name is all there is."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return {"event": name_of_other(text)}
 
 
 def _size(frame: tuple[object, ...]) -> int:
