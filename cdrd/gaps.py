@@ -9,6 +9,7 @@ seldom.
 
 import asyncio
 import contextlib
+import hashlib
 import math
 import sqlite3
 import time
@@ -16,13 +17,15 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from cdrd.background import to_its_end
 from cdrd.batch import Batch, Waiting
 from cdrd.fetch import LOOK_BACK, NotAHistory, RestStream, Window, gap_windows, open_csv
-from cdrd.frame import KIB, MIB
+from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
+from cdrd.history import HistoryStream
 from cdrd.log import Logger
 from cdrd.login import BackOff
 from cdrd.pbx_api import LoginRefused, NotOffered, Unreachable
@@ -37,7 +40,6 @@ from cdrd.writer import Writer
 SLICE_RECORDS: Final = 1000
 """Rows in one commit."""
 
-PIECE_BYTES: Final = 64 * KIB
 WAITING_BYTES: Final = 2 * MIB
 CLOSE_SECONDS: Final = 2.0
 
@@ -60,8 +62,11 @@ class Api(Protocol):
 class CsvApi(Api, Protocol):
     """An API that hands out a history as a file: the S-Series."""
 
-    async def download(self, start: datetime, end: datetime) -> bytes:
-        """Return the history of a range of the PBX's local time."""
+    def download(self, start: datetime, end: datetime) -> AsyncGenerator[bytes, None]:
+        """Hand out the history of a range of the PBX's local time, a piece at a time.
+
+        The first one has the whole first line, or ``PAYLOAD_BYTES`` of it, and no blanks in front.
+        """
 
 
 @runtime_checkable
@@ -100,30 +105,60 @@ async def fetch_window(window: Window, ways: Ways, counts: Counts) -> None:
         counts["found"] += totals.received
 
 
-async def _fed(
+def _fed(
     window: Window, ways: Ways, waiting: Waiting, totals: Totals
 ) -> AsyncGenerator[None, None]:
     """Ask for a window, and stop after each piece of the answer that has come to wait."""
     api, origin, peer = ways.api, Origin([ways.sender]), ways.peer
     if isinstance(api, CsvApi):
-        csv = await api.download(window.start, window.end)
-        if not (csv.strip() or (await api.download(window.start, window.end)).strip()):
-            return  # twice without a first line: that is how it says that there is no call
-        stream = open_csv(csv, origin, peer=peer, waiting=waiting, totals=totals)
-        for start in range(0, len(csv), PIECE_BYTES):
-            stream.receive(csv[start : start + PIECE_BYTES], utc_milliseconds(time.time()))
-            yield
-        # An answer of no stated length may end early and look whole. The one download at hand ends
-        # with a line break; without one a row may be cut within its last cell, unless the same
-        # comes again: elsewhere a cut would be.
-        if not csv.endswith(b"\n") and (
-            stream.is_torn() or csv != await api.download(window.start, window.end)
-        ):
-            raise NotAHistory("the PBX's answer ends in the middle of its history")
-        stream.close("the history ends in the middle of a row", utc_milliseconds(time.time()))
-        yield
-        return
+        opened = partial(open_csv, origin=origin, peer=peer, waiting=waiting, totals=totals)
+        return _fed_csv(api, window, opened)
     rows = RestStream(origin, peer=peer, waiting=waiting, totals=totals)
+    return _fed_rows(api, window, rows)
+
+
+async def _fed_csv(
+    api: CsvApi, window: Window, opened: Callable[[bytes], HistoryStream]
+) -> AsyncGenerator[None, None]:
+    """Ask for a window, and feed the answer to the stream that its beginning opens, as it comes.
+
+    So rows are stored of an answer that turns out to be cut: they are the PBX's, and the window is
+    asked for again all the same. A last row without its line break is not, before all is proved.
+    """
+    came, last = hashlib.sha256(), b""
+    async with contextlib.aclosing(api.download(window.start, window.end)) as pieces:
+        piece = await anext(pieces, None)
+        if piece is None and await _digest(api, window) == came.digest():
+            return  # twice without a first line: that is how it says that there is no call
+        stream = opened(piece or b"")
+        while piece is not None:
+            stream.receive(piece, utc_milliseconds(time.time()))
+            came.update(piece)
+            last = piece
+            yield
+            piece = await anext(pieces, None)
+    # An answer of no stated length may end early and look whole. The one download at hand ends with
+    # a line break; without one a row may be cut within its last cell, unless the same comes again:
+    # elsewhere a cut would be.
+    if not last.endswith(b"\n") and (
+        stream.is_torn() or came.digest() != await _digest(api, window)
+    ):
+        raise NotAHistory("the PBX's answer ends in the middle of its history")
+    stream.close("the history ends in the middle of a row", utc_milliseconds(time.time()))
+    yield
+
+
+async def _digest(api: CsvApi, window: Window) -> bytes:
+    """Ask for a window once more, to compare the answer with what came."""
+    came = hashlib.sha256()
+    async with contextlib.aclosing(api.download(window.start, window.end)) as pieces:
+        async for piece in pieces:
+            came.update(piece)
+    return came.digest()
+
+
+async def _fed_rows(api: RowsApi, window: Window, rows: RestStream) -> AsyncGenerator[None, None]:
+    """Feed pages to their stream."""
     async for page in api.search(window.start, window.end):
         for start in range(0, len(page), SLICE_RECORDS):
             rows.take_rows(page[start : start + SLICE_RECORDS], utc_milliseconds(time.time()))

@@ -66,7 +66,7 @@ class Limits:
 
     connect: float = 10
     answer: float = 30  # to a request, connecting included
-    download: float = 600
+    download: float = 600  # likewise, but for the time in which we take what has come
     answer_bytes: int = 32 * MIB  # 10,000 rows of a P-Series page have some 10 MiB
     download_bytes: int = 256 * MIB
 

@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from cdrd.frame import PAYLOAD_BYTES
 from cdrd.login_guard import LoginGuard
 from cdrd.pbx_api import Account, LoginRefused, NotOffered, Trust, Unreachable
 from cdrd.report import spelt
@@ -107,20 +109,26 @@ class SSeriesApi:
             self._token = _text(answer, "token") or self._token
             self._refresh_token = _text(answer, "refreshtoken") or last
 
-    async def download(self, start: datetime, end: datetime) -> bytes:
-        """Return the history of a time, naive and the PBX's own, as CSV.
+    async def download(self, start: datetime, end: datetime) -> AsyncGenerator[bytes, None]:
+        """Hand out the history of a time, naive and the PBX's own, as CSV, a piece at a time.
 
-        Raises Unreachable, LoginRefused and NotOffered, OSError and ValueError.
+        Without the blanks in front of it, so one that is empty has no piece; the first one is of
+        ``PAYLOAD_BYTES`` at least, or all there is. Raises Unreachable, LoginRefused and
+        NotOffered, OSError and ValueError.
         """
-        await self.login()
-        try:
-            return await self._download(start, end)
-        except TokenGone:
+        for is_last in (False, True):
             await self.login()
-        try:
-            return await self._download(start, end)
-        except TokenGone as error:
-            raise Unreachable(f"{self.base} does not know the token it has just given") from error
+            try:
+                async with aclosing(self._download(start, end)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+            except TokenGone as error:  # before the first piece, so none comes twice
+                if is_last:
+                    raise Unreachable(
+                        f"{self.base} does not know the token it has just given"
+                    ) from error
+            else:
+                return
 
     def distrust_token(self) -> None:
         """Use the token at hand no more: the next who needs one logs in."""
@@ -219,7 +227,7 @@ class SSeriesApi:
             f"{self.base} refused a request with errno {errno}: check what the API's user may do"
         )
 
-    async def _download(self, start: datetime, end: datetime) -> bytes:
+    async def _download(self, start: datetime, end: datetime) -> AsyncGenerator[bytes, None]:
         token = self._token
         span = {
             "extid" if self.version == "1.1.0" else "number": "all",
@@ -233,15 +241,23 @@ class SSeriesApi:
                 f"{self.base} gave no key to its history: is its firmware older than 30.10.0.59?"
             )
         query = span | {"token": token, "random": random}
-        table = await self._web.fetch(self._path("cdr/download"), query)
-        if table.lstrip()[:1] == b"{":
-            self._check_table(table, token)
-        return table
+        async with aclosing(self._web.fetch(self._path("cdr/download"), query)) as pieces:
+            begun = b""
+            async for piece in pieces:
+                begun = (begun + piece).lstrip()
+                if len(begun) >= PAYLOAD_BYTES:
+                    break
+            if begun.startswith(b"{"):
+                self._check_table(begun, token)
+            if begun:
+                yield begun
+            async for piece in pieces:
+                yield piece
 
-    def _check_table(self, table: bytes, token: str) -> None:
-        """Raise for what is no table but a failure's JSON."""
+    def _check_table(self, begun: bytes, token: str) -> None:
+        """Raise for what begins no table but is a failure's JSON, of some 50 bytes."""
         try:
-            said = orjson.loads(table)
+            said = orjson.loads(begun)
         except orjson.JSONDecodeError:
             return
         self._check(said, token)

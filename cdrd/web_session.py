@@ -1,14 +1,15 @@
 """Turns requests to a PBX's web API into its answers, within bounds of time and size.
 
 The rule that must stay true: an answer is what the checked PBX said itself, in full; everything
-else is one error whose sentence says what to do and holds no secret.
+else is one error whose sentence says what to do and holds no secret. Of a download that is cut off,
+pieces have come before it.
 """
 
 import asyncio
 import hashlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, Literal
@@ -18,7 +19,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from cdrd.frame import MIB
+from cdrd.frame import KIB, MIB
 from cdrd.pbx_api import (
     Denied,
     Limits,
@@ -30,6 +31,7 @@ from cdrd.pbx_api import (
 )
 
 JSON: Final = "application/json; charset=utf-8"
+PIECE_BYTES: Final = 64 * KIB
 CLOSE_SECONDS: Final = 1.0
 """How long a PBX may take to close a WebSocket with us."""
 
@@ -72,7 +74,8 @@ class WebSession:
         These APIs tell a failure in the object, mostly with status 200: it is the caller's to see.
         """
         limits = self._limits
-        async with self._answer(method, path, query, body, limits.answer) as answer:
+        limit = asyncio.timeout(limits.answer)
+        async with self._answer(method, path, query, body, limit) as answer:
             text = await _read(answer, limits.answer_bytes)
             status = answer.status
         try:
@@ -89,12 +92,27 @@ class WebSession:
             " address of the PBX's web interface"
         )
 
-    async def fetch(self, path: str, query: Mapping[str, str]) -> bytes:
-        """Download what may be large. Raises Unreachable and NotOffered."""
-        limits = self._limits
-        async with self._answer("GET", path, query, None, limits.download) as answer:
+    async def fetch(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        """Download what may be large, in pieces of ``PIECE_BYTES``; the last may be shorter.
+
+        While a piece is worked on, no more is read than fits the library's buffer, and that time is
+        not the PBX's: what is bounded is how long it is waited for in all, however little it sends
+        at a time. Raises Unreachable and NotOffered.
+        """
+        limits, size, now = self._limits, 0, asyncio.get_running_loop().time
+        deadline = now() + limits.download
+        limit = asyncio.timeout_at(deadline)
+        async with self._answer("GET", path, query, None, limit) as answer:
             _check_status(self.base, answer.status)
-            return await _read(answer, limits.download_bytes)
+            while piece := await _read_piece(answer):
+                size += len(piece)
+                if size > limits.download_bytes:
+                    raise _too_large(limits.download_bytes)
+                paused_at = now()
+                limit.reschedule(None)
+                yield piece
+                deadline += now() - paused_at
+                limit.reschedule(deadline)
 
     async def web_socket(self, path: str, query: Mapping[str, str], max_bytes: int) -> WebSocket:
         """Open a WebSocket for messages of at most so many bytes.
@@ -151,17 +169,17 @@ class WebSession:
         path: str,
         query: Mapping[str, str] | None,
         body: Mapping[str, Any] | None,
-        seconds: float,
+        limit: asyncio.Timeout,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        limit = aiohttp.ClientTimeout(total=seconds, connect=self._limits.connect)
         async with (
             self._translated(),
+            limit,
             self._opened().request(
                 method,
                 self._url(path, query),
                 data=None if body is None else orjson.dumps(body),
                 headers=None if body is None else {"Content-Type": JSON},
-                timeout=limit,
+                timeout=aiohttp.ClientTimeout(connect=self._limits.connect),
                 ssl=self._checked_by(),
             ) as answer,
         ):
@@ -234,10 +252,22 @@ async def _read(answer: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     async for piece in answer.content.iter_any():
         text += piece
         if len(text) > max_bytes:
-            raise Unreachable(
-                f"an answer of the PBX is larger than {max_bytes // MIB} MiB: ask for less time"
-            )
+            raise _too_large(max_bytes)
     return bytes(text)
+
+
+async def _read_piece(answer: aiohttp.ClientResponse) -> bytes:
+    """Read the next ``PIECE_BYTES`` of a body, or what is left of it."""
+    try:
+        return await answer.content.readexactly(PIECE_BYTES)
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+
+
+def _too_large(max_bytes: int) -> Unreachable:
+    return Unreachable(
+        f"an answer of the PBX is larger than {max_bytes // MIB} MiB: ask for less time"
+    )
 
 
 def _check_status(base: str, status: int) -> None:

@@ -5,35 +5,41 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from cdrd.background import to_its_end
-from cdrd.batch import Waiting
+from cdrd.batch import Batch, Waiting
 from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
 from cdrd.database import open_reader
-from cdrd.fetch import DAY
+from cdrd.fetch import DAY, Window
 from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
-from cdrd.gaps import Asked, GapFollower, HistoryApi
+from cdrd.gaps import Asked, Counts, GapFollower, HistoryApi, Ways, fetch_window
 from cdrd.log import LineWriter, make_logger
-from cdrd.pbx_api import LoginRefused, NotOffered, Unreachable
+from cdrd.pbx_api import LoginRefused, NotOffered, Trust, Unreachable
 from cdrd.progress import read_complete_until, set_complete_until
 from cdrd.purge import keep_age
+from cdrd.s_series import SSeriesApi
 from cdrd.sender import Sender
 from cdrd.store import Store
 from cdrd.stream import Totals
+from cdrd.web_session import PIECE_BYTES
 from cdrd.writer import Writer
 from tests.example import CALL, holding
+from tests.fake_pbx import ACCOUNT, Answer, FakePbx, a_guard, fake_pbx
 
 SOON = 20.0
 """Seconds within which anything here ends, unless it never does."""
@@ -66,12 +72,17 @@ class CsvPbx:
     def __post_init__(self) -> None:
         self.may_answer.set()
 
-    async def download(self, start: datetime, end: datetime) -> bytes:
+    async def download(self, start: datetime, end: datetime) -> AsyncGenerator[bytes, None]:
         self.asked.put_nowait((start, end))
         await self.may_answer.wait()
         if self.failures:
             raise self.failures.pop(0)
-        return self.csv.encode()
+        answer = BytesIO(self.answer().encode().lstrip())
+        while piece := answer.read(PIECE_BYTES):
+            yield piece
+
+    def answer(self) -> str:
+        return self.csv
 
     async def close(self) -> None:
         self.closed = True
@@ -619,10 +630,9 @@ class CuttingPbx(CsvPbx):
 
     cut: int = 5
 
-    async def download(self, start: datetime, end: datetime) -> bytes:
-        csv = await super().download(start, end)
+    def answer(self) -> str:
         self.cut -= 1
-        return csv[: -self.cut or None]
+        return self.csv[: -self.cut or None]
 
 
 @pytest.mark.asyncio
@@ -655,9 +665,8 @@ async def test_an_answer_that_is_empty_twice_is_a_history_without_a_call(bench: 
 class StartingPbx(CsvPbx):
     """Its first answer ends before it has begun."""
 
-    async def download(self, start: datetime, end: datetime) -> bytes:
-        csv = await super().download(start, end)
-        return csv if self.asked.qsize() > 1 else b""
+    def answer(self) -> str:
+        return self.csv if self.asked.qsize() > 1 else ""
 
 
 @pytest.mark.asyncio
@@ -716,6 +725,169 @@ async def test_a_fetch_that_was_cut_off_goes_on_in_the_next_run(bench: Bench) ->
     async with bench.following(again):
         [first] = await windows_of(again, 1)
     assert first[0] == at(reached - DAY)
+
+
+# An answer as it comes
+
+
+MANY = HEAD + "".join(map(row, range(2500)))
+"""Some pieces long."""
+
+
+@dataclass
+class Body:
+    """A history of which the beginning is sent, and the rest once it may be.
+
+    ``left``: we have ended the connection before it was.
+    """
+
+    begun: str
+    rest: str = ""
+    may_go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def send(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked.set()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(self.begun.encode())
+        await self.may_go_on.wait()
+        await response.write(self.rest.encode())
+        await response.write_eof()
+        return response
+
+    async def break_off(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(self.begun.encode())
+        await self.may_go_on.wait()
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async def never_end(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(self.begun.encode())
+        with suppress(ConnectionError):
+            while True:
+                await response.write(b" " * PIECE_BYTES)
+        self.left.set()
+        return response
+
+
+@asynccontextmanager
+async def s_series(*downloads: Answer) -> AsyncIterator[tuple[SSeriesApi, FakePbx]]:
+    """An S-Series' API over HTTP, and the PBX; of several answers the last one is given on."""
+    answers: dict[str, Answer | list[Answer]] = {
+        "/api/v2.0.0/login": {"status": "Success", "token": "t"},
+        "/api/v2.0.0/cdr/get_random": {"status": "Success", "random": "r"},
+        "/api/v2.0.0/cdr/download": list(downloads),
+    }
+    async with fake_pbx(answers) as pbx:
+        api = SSeriesApi(pbx.base, ACCOUNT, Trust(), a_guard())
+        try:
+            yield api, pbx
+        finally:
+            await api.close()
+
+
+def whole_rows(text: str) -> int:
+    """Count the rows in a beginning of a history's pieces, its first line aside."""
+    pieces = len(text.encode()) // PIECE_BYTES
+    return text[: pieces * PIECE_BYTES].count("\n") - 1
+
+
+@pytest.mark.asyncio
+async def test_rows_are_stored_while_the_rest_of_their_history_is_still_to_come(
+    bench: Bench,
+) -> None:
+    body = Body(MANY[: 2 * PIECE_BYTES], MANY[2 * PIECE_BYTES :])
+    async with s_series(body.send) as (api, _), bench.following(api):
+        for _ in range(first := whole_rows(body.begun)):
+            await bench.logged("call_released")
+        assert 0 < len(bench.rows()) == first < 2500
+        body.may_go_on.set()
+        filled = await bench.logged("gap_filled")
+    assert filled["found"] == filled["missing"] == len(bench.rows()) == 2500
+
+
+@pytest.mark.asyncio
+async def test_what_came_before_a_history_broke_off_is_stored_and_its_window_asked_for_again(
+    bench: Bench,
+) -> None:
+    await bench.store.run(set_complete_until, "hq", NOON - 3600)
+    body, again = Body(MANY[: 2 * PIECE_BYTES + 100]), Body("", MANY)
+    async with s_series(body.break_off, again.send) as (api, _), bench.following(api):
+        for _ in range(first := whole_rows(body.begun)):
+            await bench.logged("call_released")
+        body.may_go_on.set()
+        failed = await bench.logged("fetch_failed")
+        assert "cannot be reached: " in failed["error"]
+        assert len(bench.rows()) == first
+        assert await bench.complete_until() == NOON - 3600
+        again.may_go_on.set()
+        filled = await bench.logged("gap_filled")
+        assert await bench.complete_until() == NOON
+    assert filled["missing"] == len(bench.rows()) == 2500
+    assert not bench.rows("SELECT * FROM quarantine")
+
+
+@pytest.mark.asyncio
+async def test_a_last_row_without_a_line_break_waits_until_it_has_come_again(
+    bench: Bench,
+) -> None:
+    csv = HEAD + row(1) + row(2).rstrip()
+    again = Body(csv[:-5], csv[-5:])
+    async with s_series(csv.encode(), again.send) as (api, _), bench.following(api):
+        await asyncio.wait_for(again.asked.wait(), SOON)
+        assert len(bench.rows()) == 1
+        again.may_go_on.set()
+        filled = await bench.logged("gap_filled")
+    assert filled["missing"] == len(bench.rows()) == 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("csv", [b"", b"\r\n", HEAD.rstrip().encode()])
+async def test_a_history_without_a_line_break_is_asked_for_twice(bench: Bench, csv: bytes) -> None:
+    async with s_series(csv) as (api, pbx), bench.following(api):
+        filled = await bench.logged("gap_filled")
+    assert (filled["found"], filled["quarantined"]) == (0, 0)
+    assert pbx.times["/api/v2.0.0/cdr/download"] == 2
+
+
+@pytest.mark.asyncio
+async def test_a_first_line_without_end_is_no_history(bench: Bench) -> None:
+    body = Body("x" * 2 * PIECE_BYTES)
+    async with s_series(body.never_end) as (api, _), bench.following(api):
+        failed = await bench.logged("fetch_failed")
+        assert failed["error"] == f"the PBX's answer is no history: it begins with '{'x' * 80}'"
+        await asyncio.wait_for(body.left.wait(), SOON)
+
+
+@pytest.mark.asyncio
+async def test_a_history_is_left_with_the_follower(bench: Bench) -> None:
+    body = Body(MANY)
+    async with s_series(body.never_end) as (api, _):
+        async with bench.following(api):
+            for _ in range(2500):
+                await bench.logged("call_released")
+        await asyncio.wait_for(body.left.wait(), SOON)
+
+
+@pytest.mark.asyncio
+async def test_a_history_is_left_where_it_cannot_be_stored() -> None:
+    async def keep(_: Batch) -> Counts:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    body = Body(MANY)
+    async with s_series(body.never_end) as (api, _):
+        ways = Ways(api, Sender("hq", UTC), "https://pbx", keep)
+        window = Window(at(NOON - DAY), at(NOON), NOON)
+        with pytest.raises(sqlite3.OperationalError, match="is full"):
+            await fetch_window(window, ways, Counter())
+        await asyncio.wait_for(body.left.wait(), SOON)
 
 
 @pytest.mark.asyncio

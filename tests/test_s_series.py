@@ -5,9 +5,11 @@ import hashlib
 from datetime import datetime
 from pathlib import Path
 
+import orjson
 import pytest
 from aiohttp import web
 
+from cdrd.frame import PAYLOAD_BYTES
 from cdrd.pbx_api import LoginRefused, NotOffered, Trust, Unreachable
 from cdrd.s_series import Announced, SSeriesApi, TokenGone
 from tests.fake_pbx import (
@@ -30,6 +32,7 @@ GONE: Answer = {"status": "Failed", "errno": "20004"}
 RANDOM: Answer = {"status": "Success", "random": "0cbc"}
 DAY = (datetime.fromisoformat("2018-11-07"), datetime.fromisoformat("2018-11-07 23:59:59"))
 TABLE = b"callid,timestart\n1,2018-11-07 00:00:00\n"
+LONG = b"2,2018-11-07 00:00:00\n" * 9000
 
 
 def failed(errno: str) -> Answer:
@@ -47,6 +50,25 @@ def api(
     database: Path = NOWHERE,
 ) -> SSeriesApi:
     return SSeriesApi(pbx.base + path, ACCOUNT, Trust(), a_guard(database), announced=announced)
+
+
+async def downloaded(s_series: SSeriesApi) -> bytes:
+    return b"".join([piece async for piece in s_series.download(*DAY)])
+
+
+def dripping(said: bytes) -> Answer:
+    """An answer of which each byte comes by itself."""
+
+    async def drip(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for byte in said:
+            await response.write(bytes([byte]))
+            await asyncio.sleep(0)
+        await response.write_eof()
+        return response
+
+    return drip
 
 
 @pytest.mark.asyncio
@@ -225,7 +247,7 @@ async def test_history_is_downloaded_with_a_key_of_its_own(path: str, parties: s
     }
     async with fake_pbx(answers) as pbx:
         s_series = api(pbx, path)
-        assert await s_series.download(*DAY) == TABLE
+        assert await downloaded(s_series) == TABLE
         await s_series.close()
     span = {
         parties: "all",
@@ -237,8 +259,64 @@ async def test_history_is_downloaded_with_a_key_of_its_own(path: str, parties: s
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("gone_at", ["cdr/get_random", "cdr/download"])
-async def test_history_logs_in_again_once_when_the_token_is_gone(gone_at: str) -> None:
+@pytest.mark.parametrize("said", [TABLE, TABLE[:7], TABLE + LONG])
+@pytest.mark.parametrize("blanks", [b"", b"\r\n", b" \n" * PAYLOAD_BYTES])
+async def test_history_is_handed_out_without_blanks_in_front_and_with_a_whole_first_line(
+    blanks: bytes, said: bytes
+) -> None:
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": YES,
+        f"{V2}/cdr/get_random": RANDOM,
+        f"{V2}/cdr/download": [blanks + said, dripping(blanks[:9] + said[:1000])],
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx)
+        came = [piece async for piece in s_series.download(*DAY)]
+        assert b"".join(came) == said
+        assert len(came[0]) >= min(len(said), PAYLOAD_BYTES)
+        assert [piece async for piece in s_series.download(*DAY)] == [said[:1000]]
+        await s_series.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("said", [b"", b"\r\n", b" \n" * PAYLOAD_BYTES])
+async def test_a_history_of_blanks_alone_has_no_piece(said: bytes) -> None:
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": YES,
+        f"{V2}/cdr/get_random": RANDOM,
+        f"{V2}/cdr/download": said,
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx)
+        assert [piece async for piece in s_series.download(*DAY)] == []
+        await s_series.close()
+
+
+@pytest.mark.asyncio
+async def test_history_that_only_begins_as_json_is_handed_out() -> None:
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": YES,
+        f"{V2}/cdr/get_random": RANDOM,
+        f"{V2}/cdr/download": b"{" + TABLE,
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx)
+        assert await downloaded(s_series) == b"{" + TABLE
+        await s_series.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("gone_at", "gone"),
+    [
+        ("cdr/get_random", GONE),
+        ("cdr/download", GONE),
+        ("cdr/download", dripping(b"\r\n" + orjson.dumps(GONE))),
+    ],
+)
+async def test_history_logs_in_again_once_when_the_token_is_gone(
+    gone_at: str, gone: Answer
+) -> None:
     answers: dict[str, Answer | list[Answer]] = {
         f"{V2}/login": [YES, AGAIN],
         f"{V2}/cdr/get_random": RANDOM,
@@ -246,10 +324,10 @@ async def test_history_logs_in_again_once_when_the_token_is_gone(gone_at: str) -
     }
     usual = answers[f"{V2}/{gone_at}"]
     assert not isinstance(usual, list)
-    answers[f"{V2}/{gone_at}"] = [GONE, usual]
+    answers[f"{V2}/{gone_at}"] = [gone, usual]
     async with fake_pbx(answers) as pbx:
         s_series = api(pbx)
-        assert await s_series.download(*DAY) == TABLE
+        assert await downloaded(s_series) == TABLE
         await s_series.close()
     assert pbx.times[f"{V2}/login"] == 2
 
@@ -259,7 +337,7 @@ async def test_a_pbx_that_knows_none_of_its_tokens_is_given_up() -> None:
     async with fake_pbx({f"{V2}/login": YES, f"{V2}/cdr/get_random": GONE}) as pbx:
         s_series = api(pbx)
         with pytest.raises(Unreachable, match="does not know the token it has just given"):
-            await s_series.download(*DAY)
+            await downloaded(s_series)
         await s_series.close()
     assert pbx.times[f"{V2}/login"] == 2
 
@@ -286,7 +364,7 @@ async def test_history_that_fails_is_told(
     async with fake_pbx(answers) as pbx:
         s_series = api(pbx)
         with pytest.raises(error, match=sentence):
-            await s_series.download(*DAY)
+            await downloaded(s_series)
         await s_series.close()
 
 

@@ -1,18 +1,23 @@
 """Whatever a PBX's web server does comes out as its answer, or as one sentence without a secret."""
 
 import asyncio
+import contextlib
 import hashlib
 import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import pytest
 import trustme
 from aiohttp import web
 
-from cdrd.frame import KIB
+from cdrd.frame import KIB, MIB
 from cdrd.pbx_api import Limits, NotOffered, Trust, Unanswered, Unreachable, client_context
-from cdrd.web_session import WebSession
+from cdrd.web_session import PIECE_BYTES, WebSession
 from tests.fake_pbx import Answer, fake_pbx, hang
+
+SOON = 20.0
+"""Seconds within which anything here ends, unless it never does."""
 
 ANSWER: Answer = {"status": "Success"}
 TOKEN = {"token": "277ac400"}
@@ -179,7 +184,8 @@ async def test_a_blank_is_asked_for_in_the_way_that_everybody_reads() -> None:
 
     async with fake_pbx({"/cdr": note}) as pbx:
         session = WebSession(pbx.base, Trust(), headers={})
-        assert await session.fetch("/cdr", {"starttime": "2018-11-07 00:00:00"}) == b"a,b"
+        pieces = session.fetch("/cdr", {"starttime": "2018-11-07 00:00:00"})
+        assert [piece async for piece in pieces] == [b"a,b"]
         await session.close()
     assert raw == ["/cdr?starttime=2018-11-07%2000%3A00%3A00"]
 
@@ -191,6 +197,189 @@ async def test_a_closed_session_opens_again() -> None:
         for _ in range(2):
             assert await session.exchange("POST", "/login") == {"status": "Success"}
             await session.close()
+
+
+# Downloads
+
+
+@contextlib.asynccontextmanager
+async def downloading(
+    answer: Answer, limits: Limits | None = None
+) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+    async with fake_pbx({"/cdr": answer}) as pbx:
+        session = WebSession(pbx.base, Trust(), headers={}, limits=limits)
+        try:
+            async with contextlib.aclosing(session.fetch("/cdr", {})) as pieces:
+                yield pieces
+        finally:
+            await session.close()
+
+
+@contextlib.asynccontextmanager
+async def body(request: web.BaseRequest) -> AsyncIterator[web.StreamResponse]:
+    """An answer of no stated length, which a handler writes a piece at a time."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    yield response
+    await response.write_eof()
+
+
+class SetClock:
+    """The loop's clock, which can be set forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self.ahead, now = 0.0, loop.time
+        monkeypatch.setattr(loop, "time", lambda: now() + self.ahead)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, 3 * PIECE_BYTES + 1])
+async def test_a_download_comes_in_pieces(size: int) -> None:
+    said = bytes(number % 251 for number in range(size))
+    async with downloading(said) as pieces:
+        came = [piece async for piece in pieces]
+    assert b"".join(came) == said
+    assert [len(piece) for piece in came[:-1]] == [PIECE_BYTES] * (len(came) - 1)
+
+
+@pytest.mark.asyncio
+async def test_a_piece_comes_before_the_next_is_sent() -> None:
+    may_go_on = asyncio.Event()
+
+    async def send(request: web.BaseRequest) -> web.StreamResponse:
+        async with body(request) as response:
+            await response.write(b"a" * PIECE_BYTES)
+            await may_go_on.wait()
+            await response.write(b"b")
+        return response
+
+    async with asyncio.timeout(SOON), downloading(send) as pieces:
+        assert await anext(pieces) == b"a" * PIECE_BYTES
+        may_go_on.set()
+        assert [piece async for piece in pieces] == [b"b"]
+
+
+@pytest.mark.asyncio
+async def test_while_a_piece_is_worked_on_no_more_is_read_than_a_little() -> None:
+    sent = 0
+
+    async def send(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal sent
+        async with body(request) as response:
+            while sent < 64 * MIB:
+                await response.write(b"a" * MIB)
+                sent += MIB
+        return response
+
+    async with downloading(send) as pieces:
+        taken, before = len(await anext(pieces)), -1
+        while sent > before:
+            before = sent
+            for _ in range(100):
+                await asyncio.sleep(0)
+        assert sent < 32 * MIB  # the kernel's buffers hold some
+        async for piece in pieces:
+            taken += len(piece)
+    assert taken == sent == 64 * MIB
+
+
+@pytest.mark.asyncio
+async def test_the_time_that_a_piece_is_worked_on_is_not_the_pbxs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, may_go_on = SetClock(monkeypatch), asyncio.Event()
+
+    async def send(request: web.BaseRequest) -> web.StreamResponse:
+        async with body(request) as response:
+            await response.write(b"a" * PIECE_BYTES)
+            await may_go_on.wait()
+            await response.write(b"b" * PIECE_BYTES)
+        return response
+
+    async with downloading(send) as pieces:
+        await anext(pieces)
+        clock.ahead += 10 * Limits().download
+        for _ in range(3):
+            await asyncio.sleep(0)  # what is due by then is done
+        may_go_on.set()
+        assert [piece async for piece in pieces] == [b"b" * PIECE_BYTES]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("each", [1, PIECE_BYTES])
+async def test_a_pbx_that_sends_little_at_a_time_is_waited_for_within_a_bound(
+    monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    clock, sent = SetClock(monkeypatch), 0
+
+    async def drip(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal sent
+        async with body(request) as response:
+            while True:
+                clock.ahead += 59
+                await asyncio.sleep(0)
+                await response.write(b"a" * each)
+                sent += each
+        return response
+
+    async with downloading(drip) as pieces:
+        with pytest.raises(Unanswered, match="no answer in time"):
+            async for _ in pieces:
+                pass
+    assert 0 < sent < 20 * each
+
+
+@pytest.mark.asyncio
+async def test_a_download_that_breaks_off_is_told_behind_its_pieces() -> None:
+    async def break_off(request: web.BaseRequest) -> web.StreamResponse:
+        async with body(request) as response:
+            await response.write(b"a" * PIECE_BYTES + b"b")
+            assert isinstance(request.transport, asyncio.Transport)
+            request.transport.close()
+        return response
+
+    async with downloading(break_off) as pieces:
+        assert await anext(pieces) == b"a" * PIECE_BYTES
+        with pytest.raises(Unanswered, match="cannot be reached: "):
+            await anext(pieces)
+
+
+@pytest.mark.asyncio
+async def test_a_download_without_end_is_read_within_a_bound() -> None:
+    async def go_on(request: web.BaseRequest) -> web.StreamResponse:
+        async with body(request) as response:
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await response.write(b"a" * PIECE_BYTES)
+        return response
+
+    async with downloading(go_on, Limits(download_bytes=2 * MIB)) as pieces:
+        for _ in range(2 * MIB // PIECE_BYTES):
+            await anext(pieces)
+        with pytest.raises(Unreachable, match="larger than 2 MiB: ask for less time"):
+            await anext(pieces)
+
+
+@pytest.mark.asyncio
+async def test_a_download_that_is_left_is_closed() -> None:
+    left = asyncio.Event()
+
+    async def go_on(request: web.BaseRequest) -> web.StreamResponse:
+        async with body(request) as response:
+            try:
+                while True:
+                    await response.write(b"a" * PIECE_BYTES)
+            except ConnectionError:
+                left.set()
+        return response
+
+    async with fake_pbx({"/cdr": go_on}) as pbx:
+        session = WebSession(pbx.base, Trust(), headers={})
+        async with contextlib.aclosing(session.fetch("/cdr", {})) as pieces:
+            await anext(pieces)
+        await asyncio.wait_for(left.wait(), SOON)
+        await session.close()
 
 
 # TLS
