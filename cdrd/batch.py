@@ -13,8 +13,8 @@ from pickle import PickleBuffer
 from typing import Any, Final, NamedTuple
 
 from cdrd.block import Block, pack, read_rows
-from cdrd.frame import KIB, PAYLOAD_BYTES
 from cdrd.record import CallRecord, Row, new_record
+from cdrd.sizes import KIB, PAYLOAD_BYTES
 
 OVERHEAD_BYTES: Final = 1 * KIB
 """What a waiting record, or a quarantined report, takes in memory beside its text."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from cdrd.frame import KIB
 from cdrd.line import spell_tails
 from cdrd.record import CallRecord, Row, new_record
+from cdrd.sizes import KIB
 
 SAMPLE: Final = 3
 """So many records of a block, at most, stay at hand for whoever looks at what comes in."""

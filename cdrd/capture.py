@@ -16,14 +16,14 @@ import orjson
 
 from cdrd.batch import Waiting
 from cdrd.columns import RECORDS
-from cdrd.event import NEW_CDR
-from cdrd.frame import KIB, Lines
+from cdrd.frame import Lines
 from cdrd.history import HistoryStream, read_header
 from cdrd.line import CALL_RELEASED
 from cdrd.record import NotARecord
-from cdrd.report import spelt
+from cdrd.report import NEW_CDR, spelt
 from cdrd.restore import COLUMNS, restore_exported, restore_logged
 from cdrd.sender import Origin, Sender
+from cdrd.sizes import KIB
 from cdrd.source import IMPORT
 from cdrd.stream import ReportStream, Totals, broken_text
 

@@ -29,8 +29,8 @@ from pydantic_core import ErrorDetails
 from cdrd.address import format_address, parse_address
 from cdrd.door import Door
 from cdrd.exits import ConfigError
-from cdrd.frame import KIB
 from cdrd.sender import Sender
+from cdrd.sizes import KIB
 
 DEFAULT_PATHS: Final = ("config.toml", "/etc/cdrd/config.toml")
 SHA256_DIGITS: Final = 64

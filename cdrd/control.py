@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from cdrd.config import DATABASE_NAME_BYTES
-from cdrd.frame import KIB
+from cdrd.sizes import KIB
 
 TIMEOUT_SECONDS: Final = 60.0
 MAX_REQUEST_BYTES: Final = 1024 * KIB

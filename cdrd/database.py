@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cdrd.frame import MIB
 from cdrd.owner import open_owned
 from cdrd.schema import BUSY_TIMEOUT_MS, PAGE_BYTES, check_schema, migrate
+from cdrd.sizes import MIB
 
 WAL_LIMIT_BYTES: Final = 64 * MIB
 """The WAL file is cut back to this when it is reused; a reader that pins it makes it larger."""

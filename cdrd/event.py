@@ -12,8 +12,7 @@ from typing import Final
 
 import msgspec
 
-NEW_CDR: Final = "NewCdr"
-"""What the S-Series and the Cloud PBX call the event of a released call."""
+from cdrd.report import NEW_CDR
 
 
 class _Head(msgspec.Struct, gc=False):

@@ -15,11 +15,11 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from cdrd.batch import Waiting
-from cdrd.frame import PAYLOAD_BYTES
 from cdrd.history import HistoryStream, read_header
 from cdrd.record import MAX_UTC_OFFSET
 from cdrd.report import ReleasedCall, read_row, spelt
 from cdrd.sender import Origin
+from cdrd.sizes import PAYLOAD_BYTES
 from cdrd.source import HISTORY
 from cdrd.stream import ReportStream, Totals, broken_text
 

@@ -16,12 +16,8 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from cdrd.event import are_mostly_events, name_of_other, skim
-
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-
-PAYLOAD_BYTES: Final = 64 * KIB
-"""The most bytes of a broken stretch that are kept; its full size is always told."""
+from cdrd.mend import mend
+from cdrd.sizes import KIB, PAYLOAD_BYTES
 
 BLOCK_BYTES: Final = 32 * KIB
 """How much is taken at once where every line is an object: some 100 reports, with all that they
@@ -76,7 +72,6 @@ _TEXT_END = re.compile(rb"[{\n]")
 _OPENINGS: Final = (b'{"action":', b'{"event":', b'{"type":30')
 """How a report begins in the dialects known; the P-Series' event types are 30000 and up."""
 _GLUE = re.compile(rb"\}\s*+\{")
-_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 
 
 class Framer:
@@ -400,21 +395,6 @@ def _parse_objects(texts: Sequence[str]) -> list[dict[str, Any]]:
     if set(map(type, values)) <= {dict}:
         return values
     return list(takewhile(lambda value: isinstance(value, dict), values))
-
-
-def mend(text: bytes | bytearray) -> bytes | None:
-    r"""Return the text with the escape ``\_`` (typed off a page) made ``_``, if that mends it.
-
-    Source: the vendor's pages render ``_`` as ``\_`` in their report samples.
-    """
-    mended = _ESCAPE.sub(lambda escape: b"_" if escape[1] == b"_" else escape[0], bytes(text))
-    if mended == text:
-        return None
-    try:
-        orjson.loads(mended)
-    except orjson.JSONDecodeError:
-        return None
-    return mended
 
 
 class _Scan:

@@ -23,7 +23,6 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 from cdrd.background import to_its_end
 from cdrd.batch import Batch, Waiting
 from cdrd.fetch import LOOK_BACK, NotAHistory, RestStream, Window, gap_windows, open_csv
-from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
 from cdrd.history import HistoryStream
 from cdrd.log import Logger
@@ -33,6 +32,7 @@ from cdrd.period import spell_instant
 from cdrd.progress import read_complete_until, set_complete_until
 from cdrd.record import utc_milliseconds
 from cdrd.sender import Origin, Sender
+from cdrd.sizes import MIB
 from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.writer import Writer

@@ -11,9 +11,9 @@ from typing import Any, Final, get_type_hints
 import orjson
 
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall
-from cdrd.frame import KIB
 from cdrd.record import CallRecord
 from cdrd.restore import MAX_SEQ
+from cdrd.sizes import KIB
 
 REQUEST_BYTES: Final = 512 * KIB
 """About how large a request becomes: some 700 records."""

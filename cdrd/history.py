@@ -14,9 +14,10 @@ import orjson
 
 from cdrd.batch import Waiting
 from cdrd.formula import unguarded
-from cdrd.frame import PAYLOAD_BYTES, Broken
+from cdrd.frame import Broken
 from cdrd.report import SPELLINGS, ReleasedCall, read_row
 from cdrd.sender import Origin
+from cdrd.sizes import PAYLOAD_BYTES
 from cdrd.source import IMPORT
 from cdrd.stream import ReportStream, Totals
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
-from cdrd.frame import KIB
+from cdrd.sizes import KIB
 
 HEAD_BYTES: Final = 16 * KIB
 """The longest request line with its headers, and the longest trailer of a chunked body."""

@@ -17,12 +17,12 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from cdrd.address import format_address
 from cdrd.batch import Waiting
-from cdrd.frame import KIB
 from cdrd.gap_watch import GapWatch, NoWatch
 from cdrd.kept import Keeper
 from cdrd.log import Logger
 from cdrd.record import utc_milliseconds
 from cdrd.sender import Origin
+from cdrd.sizes import KIB
 from cdrd.stream import ReportStream, Totals
 from cdrd.systemd import Notifier
 

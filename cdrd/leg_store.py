@@ -14,12 +14,12 @@ import orjson
 
 from cdrd.batch import QuarantinedReport
 from cdrd.followed import Followed
-from cdrd.frame import PAYLOAD_BYTES
 from cdrd.leg import ConferenceLeg, is_another, merge
 from cdrd.local_time import Choice, Repeated, Span, choice_of, decide, repeated_hour, utc_text
 from cdrd.record import utc_milliseconds
 from cdrd.row import insert_quarantined
 from cdrd.schema import transaction
+from cdrd.sizes import PAYLOAD_BYTES
 from cdrd.source import IMPORT
 
 IDS_A_QUERY: Final = 500

@@ -24,9 +24,9 @@ import orjson
 import structlog
 
 from cdrd.block import StoredRows
-from cdrd.frame import MIB
 from cdrd.line import CALL_RELEASED, spell_tail, told_fields
 from cdrd.record import CallRecord
+from cdrd.sizes import MIB
 
 Logger = structlog.typing.FilteringBoundLogger
 NumberRule = Callable[[str], str]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
-from cdrd.frame import KIB
+from cdrd.sizes import KIB
 
 MINUTES: Final = 60.0
 COUNTED_SECONDS: Final = 11 * MINUTES

@@ -17,7 +17,6 @@ import aiohttp
 import orjson
 
 from cdrd.fetch import readings
-from cdrd.frame import MIB
 from cdrd.login_guard import LoginGuard
 from cdrd.pbx_api import (
     Account,
@@ -27,6 +26,7 @@ from cdrd.pbx_api import (
     Unreachable,
 )
 from cdrd.report import spelt
+from cdrd.sizes import MIB
 from cdrd.web_session import CLOSE_SECONDS, WebSession, WebSocket
 
 API: Final = "/openapi/v1.0"

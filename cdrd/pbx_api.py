@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from cdrd.config import Events, History, read_secret, secret_path
-from cdrd.frame import MIB
 from cdrd.log import Logger
 from cdrd.login import BackOff
+from cdrd.sizes import MIB
 
 Family = Literal["S-Series", "P-Series", ""]
 """Which interfaces a PBX has; the empty text: not known."""

@@ -22,7 +22,6 @@ from cdrd.background import to_its_end
 from cdrd.batch import QuarantinedReport
 from cdrd.config import Portal
 from cdrd.followed import WINDOW_IDS, Followed
-from cdrd.frame import PAYLOAD_BYTES
 from cdrd.leg import ConferenceLeg, NotALeg, column_of, make_leg, missing_columns
 from cdrd.leg_store import Arrival, read_followed, read_in_progress
 from cdrd.local_time import utc_text
@@ -30,6 +29,7 @@ from cdrd.log import Logger
 from cdrd.login import BackOff
 from cdrd.portal_table import Fields, NoTls, PortalLost, PortalRefused, PortalTable
 from cdrd.record import MAX_INTEGER, utc_milliseconds
+from cdrd.sizes import PAYLOAD_BYTES
 from cdrd.source import PORTAL
 from cdrd.store import Store
 from cdrd.writer import Writer

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
 from cdrd.formula import unguarded
-from cdrd.frame import KIB
 from cdrd.leg import column_of, missing_columns
+from cdrd.sizes import KIB
 
 DELIMITERS: Final = (",", ";", "\t")
 MAX_ROW_CHARACTERS: Final = 64 * KIB

@@ -11,12 +11,14 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from cdrd.log import Logger
 from cdrd.period import spell_instant
 from cdrd.schema import transaction
 from cdrd.store import CHECKPOINT_PAGES, Store
+
+if TYPE_CHECKING:
+    from cdrd.log import Logger  # whose packages the process that stores has no use for
 
 STEP_ROWS: Final = 100
 """So many rows are looked at in a step."""
@@ -179,7 +181,7 @@ def look_at_clock(now: float, expected: float, allowed: float, purge_from: float
     return Look(max(now, min(purge_from, now + HELD_SECONDS)), 0.0)
 
 
-async def keep_age(store: Store, log: Logger) -> None:
+async def keep_age(store: Store, log: "Logger") -> None:
     """Delete what is older than the store's ``max_age_days``, every hour."""
     purge_from = expected = store.purge_from
     allowed = STOPPED_SECONDS
@@ -204,7 +206,7 @@ def _since_boot() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)  # also what the machine has slept
 
 
-async def _delete_older(store: Store, log: Logger, oldest: datetime) -> None:
+async def _delete_older(store: Store, log: "Logger", oldest: datetime) -> None:
     purge = Purge(spell_instant(oldest))
     calls, legs, quarantined = [await _delete(store, purge, table) for table in purge.tables]
     if calls or legs or quarantined:

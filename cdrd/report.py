@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from cdrd.event import NEW_CDR
-from cdrd.frame import mend
+from cdrd.mend import mend
 
+NEW_CDR: Final = "NewCdr"
 P_SERIES_CALL_RELEASED: Final = "30012"
 API_STATUSES: Final = ("Success", "Failed")
 

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from cdrd.frame import PAYLOAD_BYTES
 from cdrd.login_guard import LoginGuard
 from cdrd.pbx_api import Account, LoginRefused, NotOffered, Trust, Unreachable
 from cdrd.report import spelt
+from cdrd.sizes import PAYLOAD_BYTES
 from cdrd.web_session import WebSession
 
 API_VERSIONS: Final = ("2.0.0", "1.1.0")

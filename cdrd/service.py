@@ -28,7 +28,6 @@ from cdrd.config import (
 from cdrd.control import remove_control, serve_control
 from cdrd.door import Door, entrances
 from cdrd.exits import ConfigError
-from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
 from cdrd.http_listen import ANSWER_SECONDS, Bounds, HttpConnections
 from cdrd.intake import Intake, read_out
@@ -38,6 +37,7 @@ from cdrd.log import LineWriter, Logger, set_level
 from cdrd.pbxs import Pbxs
 from cdrd.sender import Sender
 from cdrd.silence import SilenceWatch
+from cdrd.sizes import MIB
 from cdrd.source import DIAL, HTTP, TCP, WEBSOCKET
 from cdrd.store import Store
 from cdrd.stream import Totals

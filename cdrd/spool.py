@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cdrd.batch import Batch
-from cdrd.frame import MIB
 from cdrd.owner import open_owned
+from cdrd.sizes import MIB
 from cdrd.spool_line import DamagedLine, read_lines, spell_lines
 from cdrd.sync import sync
 

@@ -21,10 +21,10 @@ from cdrd.background import to_its_end
 from cdrd.batch import Batch
 from cdrd.connection import Arguments, Connection, Result, ThreadConnection
 from cdrd.database import Checkpoint, check_whole, checkpoint, connect, is_damage, open_reader
-from cdrd.frame import MIB
 from cdrd.owner import open_owned
 from cdrd.row import Committed, Turn, commit_in_turn, committed_of
 from cdrd.schema import PAGE_BYTES, NotOurDatabase
+from cdrd.sizes import MIB
 from cdrd.store_process import ProcessConnection, StoreProcess
 
 LOCK_SECONDS: Final = 2.0

@@ -25,7 +25,7 @@ from typing import Any, Concatenate, Final, Self
 import uvloop
 
 from cdrd.connection import Arguments, Connect, Result, ThreadConnection
-from cdrd.frame import KIB
+from cdrd.sizes import KIB
 from cdrd.sqlite_library import set_up_for_one_thread
 
 SIZE_BYTES: Final = 8

@@ -14,10 +14,11 @@ import orjson
 
 from cdrd.batch import QuarantinedReport, Waiting
 from cdrd.block import pack
-from cdrd.frame import PAYLOAD_BYTES, Broken, Frame, Framer, Lines
+from cdrd.frame import Broken, Frame, Framer, Lines
 from cdrd.record import NotARecord, make_rows
 from cdrd.report import OtherEvent, ReleasedCall, Unnamed, Unreadable, read_reports, spelt
 from cdrd.sender import Origin
+from cdrd.sizes import PAYLOAD_BYTES
 from cdrd.source import WEBHOOK
 
 MESSAGE: Final = "message"

@@ -11,8 +11,8 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
-from cdrd.frame import KIB
 from cdrd.intake import Receiver, peer_of, unread_bytes
+from cdrd.sizes import KIB
 from cdrd.tls import names_in
 
 HANDSHAKE_SECONDS: Final = 10.0

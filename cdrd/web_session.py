@@ -19,7 +19,6 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from cdrd.frame import KIB, MIB
 from cdrd.pbx_api import (
     Denied,
     Limits,
@@ -29,6 +28,7 @@ from cdrd.pbx_api import (
     Unreachable,
     client_context,
 )
+from cdrd.sizes import KIB, MIB
 
 JSON: Final = "application/json; charset=utf-8"
 PIECE_BYTES: Final = 64 * KIB

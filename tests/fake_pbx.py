@@ -13,11 +13,11 @@ import orjson
 from aiohttp import web
 
 from cdrd.batch import Waiting
-from cdrd.frame import KIB, MIB
 from cdrd.intake import Intake
 from cdrd.log import Logger
 from cdrd.login_guard import LoginFile, LoginGuard
 from cdrd.pbx_api import Account
+from cdrd.sizes import KIB, MIB
 from cdrd.stream import Totals
 
 Json = dict[str, Any]

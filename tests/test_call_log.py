@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from cdrd.batch import Batch, RestoredCall
 from cdrd.call_log import PAGE_ROWS, CallLog
-from cdrd.frame import MIB
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
+from cdrd.sizes import MIB
 from cdrd.store import Store
 from tests.example import call, holding
 from tests.running import RunningDaemon, send

@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from cdrd.event import MAX_LENGTH, are_mostly_events, name_of_other, skim
-from cdrd.frame import BLOCK_BYTES, KIB, MAX_DEPTH, SKIMMED_BYTES, Framer
+from cdrd.frame import BLOCK_BYTES, MAX_DEPTH, SKIMMED_BYTES, Framer
+from cdrd.sizes import KIB
 from tests.fuzz.reading import HQ, RECEIVED_AT, Custody, connection, read
 
 MOST = 64 * KIB

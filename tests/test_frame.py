@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdrd.frame import BLOCK_BYTES, KIB, MAX_DEPTH, PAYLOAD_BYTES, Broken, Frame, Framer, mend
+from cdrd.frame import BLOCK_BYTES, MAX_DEPTH, Broken, Frame, Framer
+from cdrd.mend import mend
+from cdrd.sizes import KIB, PAYLOAD_BYTES
 
 SAMPLES = Path(__file__).parent / "samples"
 MAX = 64 * KIB

@@ -25,7 +25,6 @@ from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
 from cdrd.database import open_reader
 from cdrd.fetch import DAY, Window
-from cdrd.frame import MIB
 from cdrd.gap_watch import Pace
 from cdrd.gaps import Asked, Counts, GapFollower, HistoryApi, Ways, fetch_window
 from cdrd.log import LineWriter, make_logger
@@ -34,6 +33,7 @@ from cdrd.progress import read_complete_until, set_complete_until
 from cdrd.purge import keep_age
 from cdrd.s_series import SSeriesApi
 from cdrd.sender import Sender
+from cdrd.sizes import MIB
 from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.web_session import PIECE_BYTES

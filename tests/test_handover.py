@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from cdrd.batch import Batch, QuarantinedReport, RestoredCall
-from cdrd.frame import KIB, PAYLOAD_BYTES
 from cdrd.handover import REQUEST_BYTES, TooLarge, Unfit, make_requests, read_request
+from cdrd.sizes import KIB, PAYLOAD_BYTES
 from tests.example import CALL, call, content, varied
 
 LIMIT = 1024 * KIB

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdrd.batch import Batch, Waiting
-from cdrd.frame import PAYLOAD_BYTES
 from cdrd.history import MAX_ROW_LINES, HistoryStream, read_header
 from cdrd.sender import Origin, Sender
+from cdrd.sizes import PAYLOAD_BYTES
 from cdrd.stream import Totals
 from tests.example import content
 

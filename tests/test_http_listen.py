@@ -25,7 +25,6 @@ from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
 from cdrd.database import open_reader
 from cdrd.door import Door, entrances
-from cdrd.frame import KIB, MIB
 from cdrd.http_listen import Bounds, HttpConnections
 from cdrd.intake import Intake
 from cdrd.listen import Listener
@@ -33,6 +32,7 @@ from cdrd.log import LineWriter, make_logger
 from cdrd.sender import Sender
 from cdrd.simulate.posts import send_posts
 from cdrd.simulate.reports import new_cdr, other_event
+from cdrd.sizes import KIB, MIB
 from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.writer import Writer

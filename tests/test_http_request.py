@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdrd.frame import KIB
 from cdrd.http_request import (
     CHUNK_LINE_BYTES,
     HEAD_BYTES,
@@ -18,6 +17,7 @@ from cdrd.http_request import (
     Request,
     RequestReader,
 )
+from cdrd.sizes import KIB
 
 MAX = 4 * KIB
 

@@ -17,12 +17,12 @@ from cdrd.batch import Waiting
 from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
 from cdrd.database import open_reader
-from cdrd.frame import KIB, MIB
 from cdrd.intake import PAUSED_BYTES, Intake
 from cdrd.kept import Keeper
 from cdrd.listen import AcceptedConnection, Listener
 from cdrd.log import LineWriter, make_logger
 from cdrd.sender import Sender
+from cdrd.sizes import KIB, MIB
 from cdrd.store import Store
 from cdrd.stream import Totals
 from cdrd.systemd import Notifier

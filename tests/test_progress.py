@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from cdrd.frame import MIB
 from cdrd.progress import (
     read_complete_until,
     read_progress,
     read_records,
     set_complete_until,
 )
+from cdrd.sizes import MIB
 from tests.committing import batch_of, calls, opened
 from tests.example import call
 

@@ -22,13 +22,14 @@ from cdrd.batch import Waiting
 from cdrd.cli import COMMANDS, make_parser
 from cdrd.config import Config, parse_config
 from cdrd.database import open_reader
-from cdrd.frame import KIB, Frame, Framer
+from cdrd.frame import Frame, Framer
 from cdrd.line import CALL_RELEASED
 from cdrd.log import LineWriter, log_calls, make_logger
 from cdrd.record import CallRecord
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.row import Committed
 from cdrd.sender import Origin, Sender
+from cdrd.sizes import KIB
 from cdrd.store import Store
 from cdrd.stream import ReportStream, Totals
 from tests.example import make_records

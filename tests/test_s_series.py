@@ -9,9 +9,9 @@ import orjson
 import pytest
 from aiohttp import web
 
-from cdrd.frame import PAYLOAD_BYTES
 from cdrd.pbx_api import LoginRefused, NotOffered, Trust, Unreachable
 from cdrd.s_series import Announced, SSeriesApi, TokenGone
+from cdrd.sizes import PAYLOAD_BYTES
 from tests.fake_pbx import (
     ACCOUNT,
     NOWHERE,

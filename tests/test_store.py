@@ -12,8 +12,8 @@ import pytest
 
 from cdrd import database
 from cdrd.database import WAL_LIMIT_BYTES, checkpoint, open_reader
-from cdrd.frame import MIB
 from cdrd.schema import PAGE_BYTES, VERSION
+from cdrd.sizes import MIB
 from cdrd.store import CHECKPOINT_PAGES, Store, StoreUnusable
 from tests.committing import batch_of, calls, opened, rows
 from tests.damage import damage, drop_wal

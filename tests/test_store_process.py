@@ -50,6 +50,15 @@ def batch_of(*numbers: int) -> Batch:
     return holding([call(number) for number in numbers])
 
 
+def test_it_loads_no_package_that_storing_does_not_need() -> None:
+    modules = ("store_process", "store", "row", "leg_store", "progress", "purge")
+    imports = "; ".join(f"import cdrd.{module}" for module in modules)
+    command = [sys.executable, "-P", "-c", f"import sys; {imports}; print(*sys.modules)"]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert "cdrd.row" in loaded
+    assert not {"aiohttp", "msgspec", "pydantic", "rich", "structlog"} & set(loaded)
+
+
 @pytest.mark.asyncio
 async def test_it_is_another_process_that_stores(store: Store) -> None:
     committed = await store.commit(batch_of(1, 2, 1), 0)

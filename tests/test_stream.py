@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdrd.batch import Batch, Waiting
-from cdrd.frame import KIB, PAYLOAD_BYTES
 from cdrd.sender import Origin, Sender
+from cdrd.sizes import KIB, PAYLOAD_BYTES
 from cdrd.stream import MAX_EVENT_NAMES, ReportStream, Totals
 from tests.example import content
 

@@ -15,7 +15,6 @@ import trustme
 from aiohttp import WSMsgType, web
 
 from cdrd.batch import QuarantinedReport
-from cdrd.frame import KIB, MIB
 from cdrd.intake import Intake, read_out
 from cdrd.log import Logger
 from cdrd.login import BackOff
@@ -23,6 +22,7 @@ from cdrd.p_series import PSeriesApi
 from cdrd.pbx_api import Account, Trust
 from cdrd.sender import Sender
 from cdrd.simulate.reports import new_cdr
+from cdrd.sizes import KIB, MIB
 from cdrd.subscribe import Rhythm, Subscription
 from tests.fake_pbx import (
     ACCOUNT,

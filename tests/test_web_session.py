@@ -11,8 +11,8 @@ import pytest
 import trustme
 from aiohttp import web
 
-from cdrd.frame import KIB, MIB
 from cdrd.pbx_api import Limits, NotOffered, Trust, Unanswered, Unreachable, client_context
+from cdrd.sizes import KIB, MIB
 from cdrd.web_session import PIECE_BYTES, WebSession
 from tests.fake_pbx import Answer, fake_pbx, hang
 

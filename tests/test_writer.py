@@ -18,9 +18,9 @@ from cdrd.batch import Batch, QuarantinedReport, RestoredCall, Waiting
 from cdrd.clock import ClockWatch
 from cdrd.config import BatchTable
 from cdrd.database import open_reader
-from cdrd.frame import MIB
 from cdrd.log import WAITING_LIMIT_BYTES, LineWriter, make_logger
 from cdrd.progress import read_progress
+from cdrd.sizes import MIB
 from cdrd.store import Store
 from cdrd.store_process import ProcessEnded, StoreProcess
 from cdrd.stream import Totals

@@ -16,8 +16,8 @@ from cdrd import drain
 from cdrd.batch import Batch, QuarantinedReport, Waiting
 from cdrd.database import open_reader
 from cdrd.drain import Drainer
-from cdrd.frame import MIB
 from cdrd.log import LineWriter, make_logger
+from cdrd.sizes import MIB
 from cdrd.spool import Spool
 from cdrd.store import Store
 from cdrd.writer import Writer

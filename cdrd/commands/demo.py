@@ -28,12 +28,12 @@ from rich.table import Table
 from cdrd.address import format_address, parse_address
 from cdrd.database import open_reader
 from cdrd.exits import EXIT_DONE, EXIT_FAILED
-from cdrd.frame import KIB
 from cdrd.line import CALL_RELEASED
 from cdrd.simulate.arguments import at_least
 from cdrd.simulate.load import send_load
 from cdrd.simulate.pbx import SimulatedPBX
 from cdrd.simulate.sent import LoadFailed
+from cdrd.sizes import KIB
 
 DIALLED: Final = "dialled"
 DIALLED_RATE: Final = 3  # calls a second

@@ -36,10 +36,10 @@ from cdrd.commands.zones import add_timezone_argument
 from cdrd.config import Config, find_config, load_config
 from cdrd.control import MAX_REQUEST_BYTES, NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
-from cdrd.frame import KIB, MIB
 from cdrd.handover import TooLarge, make_requests
 from cdrd.record import utc_milliseconds
 from cdrd.sender import Sender
+from cdrd.sizes import KIB, MIB
 from cdrd.store import Store, StoreUnusable
 from cdrd.stream import Totals
 

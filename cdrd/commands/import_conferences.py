@@ -29,12 +29,12 @@ from cdrd.commands.zones import add_timezone_argument
 from cdrd.config import Config, Portal, find_config, load_config
 from cdrd.control import NoDaemon, RequestRefused, ask_daemon
 from cdrd.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, ConfigError
-from cdrd.frame import KIB, PAYLOAD_BYTES
 from cdrd.leg import ConferenceLeg, NotALeg, make_leg
 from cdrd.leg_request import make_answer, make_request
 from cdrd.leg_store import Arrival, store_legs
 from cdrd.portal_file import BadRow, PortalFile, PortalFileError, Row
 from cdrd.record import utc_milliseconds
+from cdrd.sizes import KIB, PAYLOAD_BYTES
 from cdrd.source import IMPORT
 from cdrd.store import Store, StoreUnusable
 

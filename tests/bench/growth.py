@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cdrd.frame import MIB
+from cdrd.sizes import MIB
 from tests.bench import goals, grown_file, latency
 from tests.bench.contender import Contender, take_turns
 from tests.bench.goals import Goal

@@ -21,12 +21,13 @@ from cdrd.batch import Batch
 from cdrd.block import StoredRows, pack, read_rows
 from cdrd.database import connect
 from cdrd.event import skim
-from cdrd.frame import KIB, Framer, Lines
+from cdrd.frame import Framer, Lines
 from cdrd.line import spell_tails
 from cdrd.record import Row, make_rows
 from cdrd.report import ReleasedCall, read_reports
 from cdrd.row import commit
 from cdrd.simulate.reports import ReportForms
+from cdrd.sizes import KIB
 from cdrd.stream import Totals
 from tests.bench.load import DIALECT, STARTED
 from tests.bench.table import Table, figure

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from cdrd.frame import KIB
+from cdrd.sizes import KIB
 from cdrd.spool import Spool
 from tests import example
 from tests.faults.injection import injected

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cdrd.frame import KIB, MIB
+from cdrd.sizes import KIB, MIB
 from tests.faults.injection import injected
 from tests.faults.oracle import SendingPbx
 from tests.faults.outcome import Outcome, end_and_compare

@@ -7,7 +7,7 @@ must take no longer than the first.
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from cdrd.frame import KIB
+from cdrd.sizes import KIB
 
 SMALL, LARGE = 32 * KIB, 256 * KIB
 PIECE = 100

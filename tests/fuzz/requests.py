@@ -7,11 +7,11 @@ import orjson
 
 from cdrd import handover, leg_request, purge
 from cdrd.door import Door, Entrance, NotAdmitted
-from cdrd.frame import KIB
 from cdrd.http_request import ContinueExpected, Event, Request, RequestReader
 from cdrd.p_series import _rows, display_formats, errcode_of, spell_error
 from cdrd.pbx_api import Unreachable
 from cdrd.s_series import _errno
+from cdrd.sizes import KIB
 from tests.fuzz.reading import (
     ENDED,
     HQ,

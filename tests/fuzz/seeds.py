@@ -5,13 +5,13 @@ from pathlib import Path
 import orjson
 
 from cdrd.batch import Batch, RestoredCall
-from cdrd.frame import KIB
 from cdrd.handover import make_requests
 from cdrd.leg_request import make_request as make_leg_request
 from cdrd.leg_store import Arrival
 from cdrd.line import told_fields
 from cdrd.purge import Place, Purge
 from cdrd.purge import make_request as make_purge_request
+from cdrd.sizes import KIB
 from cdrd.spool_line import spell_lines
 from tests.example import varied
 from tests.fuzz.reading import ENDED, HQ, RECEIVED_AT, Custody, connection, exported

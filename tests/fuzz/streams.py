@@ -5,10 +5,12 @@ import orjson
 from cdrd.batch import RestoredCall
 from cdrd.capture import HEAD_BYTES, NotImportable, Provenance, open_capture
 from cdrd.fetch import RestStream
-from cdrd.frame import KIB, PAYLOAD_BYTES, Broken, Frame, Framer, mend
+from cdrd.frame import Broken, Frame, Framer
 from cdrd.history import Header, HistoryStream, read_header
+from cdrd.mend import mend
 from cdrd.report import SPELLINGS
 from cdrd.sender import Origin
+from cdrd.sizes import KIB, PAYLOAD_BYTES
 from tests.fuzz.reading import (
     ENDED,
     HQ,
