@@ -331,7 +331,14 @@ class GapFollower:
         complete_until, oldest = await self._begin(now), self._store.oldest
         for window in gap_windows(complete_until, now, asked.sender.zone, oldest):
             ways = Ways(self._api, asked.sender, asked.url, self._keep)
-            await fetch_window(window, ways, counts)
+            fetched: Counts = Counter()
+            try:
+                await fetch_window(window, ways, fetched)
+            except BaseException:
+                del fetched["found"]  # it will be found again
+                raise
+            finally:
+                counts.update(fetched)
             if self._complete_until is not None:
                 await self._set_complete_until(max(self._complete_until, window.complete_until))
         # Less than before, should our clock have been ahead then.

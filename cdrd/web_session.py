@@ -134,7 +134,10 @@ class WebSession:
                 raise
 
     async def close(self) -> None:
-        """Close the connections; the next request opens new ones."""
+        """Close the connections, once nobody reads an answer; the next request opens new ones.
+
+        An answer of no stated length would seem to have ended.
+        """
         session, self._session = self._session, None
         if session is not None:
             await session.close()

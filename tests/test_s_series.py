@@ -12,6 +12,7 @@ from aiohttp import web
 from cdrd.pbx_api import LoginRefused, NotOffered, Trust, Unreachable
 from cdrd.s_series import Announced, SSeriesApi, TokenGone
 from cdrd.sizes import PAYLOAD_BYTES
+from cdrd.web_session import PIECE_BYTES
 from tests.fake_pbx import (
     ACCOUNT,
     NOWHERE,
@@ -275,6 +276,22 @@ async def test_history_is_handed_out_without_blanks_in_front_and_with_a_whole_fi
         assert b"".join(came) == said
         assert len(came[0]) >= min(len(said), PAYLOAD_BYTES)
         assert [piece async for piece in s_series.download(*DAY)] == [said[:1000]]
+        await s_series.close()
+
+
+@pytest.mark.asyncio
+async def test_no_blank_within_a_history_is_taken_for_one_in_front_of_it() -> None:
+    """A piece ends within the first line's, and the next one begins with a line break."""
+    blanks, header = b" " * 100, b"callid,timestart"
+    said = header + b" " * (PIECE_BYTES - len(blanks) - len(header)) + b"\n1,2\n"
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": YES,
+        f"{V2}/cdr/get_random": RANDOM,
+        f"{V2}/cdr/download": blanks + said,
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx)
+        assert await downloaded(s_series) == said
         await s_series.close()
 
 
