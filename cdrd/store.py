@@ -28,7 +28,7 @@ from cdrd.sizes import MIB
 from cdrd.store_process import ProcessConnection, StoreProcess
 
 LOCK_SECONDS: Final = 2.0
-CHECKPOINT_PAGES: Final = 16 * MIB // PAGE_BYTES
+CHECKPOINT_PAGES: Final = 32 * MIB // PAGE_BYTES
 PAGES_A_COMMIT: Final = 4  # the last leaf of the table and of its index, progress, and a parent
 ROWS_A_PAGE: Final = 40  # beside their raw text
 
@@ -123,7 +123,7 @@ class Store:
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether the WAL has grown by 16 MiB since the last checkpoint, about."""
+        """Whether the WAL has grown by 32 MiB since the last checkpoint, about."""
         return self._wal_pages >= CHECKPOINT_PAGES
 
     async def checkpoint_if_due(self) -> Checkpoint | None:

@@ -536,7 +536,7 @@ async def test_how_long_a_reader_has_pinned_the_wal_is_told_once_a_minute(bench:
     later, began = open_transaction(bench.store.path), time.monotonic()
     earlier.close()
     assert not bench.events("wal_pinned")
-    await store_some(85)
+    await store_some(110)
     later.close()
     (told,) = bench.events("wal_pinned")
     pinned, seconds = told["bytes"], told["seconds"]

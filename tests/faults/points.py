@@ -74,7 +74,7 @@ def kill_storing_in_commits(times: int) -> Outcome:
 
 
 def kill_storing_in_checkpoints(times: int) -> Outcome:
-    """Likewise of a checkpoint, which comes once in 16 MiB."""
+    """Likewise of a checkpoint, which comes once in 32 MiB."""
     return _kill_storing(OF_A_CHECKPOINT, times, RATE / 10, padding=20 * KIB)
 
 
