@@ -95,7 +95,7 @@ def test_a_network_that_splits_delays_half_closes_and_resets_takes_what_it_reset
 
 def test_a_kill_under_posts_loses_nothing_that_is_posted_again() -> None:
     outcome = kill_under_posts(2)
-    assert (outcome.sent, outcome.lost, outcome.doubled) == (800, 0, 0)
+    assert (outcome.sent, outcome.lost, outcome.doubled) == (1200, 0, 0)
 
 
 @pytest.mark.parametrize("trouble", [syncs_fail, writes_fail, slow_syncs, disk_fills])

@@ -79,7 +79,8 @@ def stop_hearing(seconds: int) -> Outcome:
 def kill_under_posts(kills: int) -> Outcome:
     """Kill the daemon at random moments; what has had no 200 is posted again."""
     moments = random.Random(kills)
-    posts, began = kills * 2 * POSTS_A_SECOND, time.monotonic()
+    # For longer than a daemon takes to start, and then to its end: the last one gets some, too.
+    posts, began = kills * 3 * POSTS_A_SECOND, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cdrd-posts-") as name:
         port = _quiet_port(moments)
         tables = f'http.listen = ["127.0.0.1:{port}"]\n{HQ}'
