@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -259,24 +261,33 @@ async def test_history_is_downloaded_with_a_key_of_its_own(path: str, parties: s
     assert pbx.asked[2].query == span | {"token": "t1", "random": "0cbc"}
 
 
+@asynccontextmanager
+async def handing_out(*tables: Answer) -> AsyncIterator[SSeriesApi]:
+    """Make an API whose PBX answers with these histories, one after the other."""
+    answers: dict[str, Answer | list[Answer]] = {
+        f"{V2}/login": YES,
+        f"{V2}/cdr/get_random": RANDOM,
+        f"{V2}/cdr/download": list(tables),
+    }
+    async with fake_pbx(answers) as pbx:
+        s_series = api(pbx)
+        try:
+            yield s_series
+        finally:
+            await s_series.close()
+
+
 @pytest.mark.asyncio
 @pytest.mark.parametrize("said", [TABLE, TABLE[:7], TABLE + LONG])
 @pytest.mark.parametrize("blanks", [b"", b"\r\n", b" \n" * PAYLOAD_BYTES])
 async def test_history_is_handed_out_without_blanks_in_front_and_with_a_whole_first_line(
     blanks: bytes, said: bytes
 ) -> None:
-    answers: dict[str, Answer | list[Answer]] = {
-        f"{V2}/login": YES,
-        f"{V2}/cdr/get_random": RANDOM,
-        f"{V2}/cdr/download": [blanks + said, dripping(blanks[:9] + said[:1000])],
-    }
-    async with fake_pbx(answers) as pbx:
-        s_series = api(pbx)
+    async with handing_out(blanks + said, dripping(blanks[:9] + said[:1000])) as s_series:
         came = [piece async for piece in s_series.download(*DAY)]
         assert b"".join(came) == said
         assert len(came[0]) >= min(len(said), PAYLOAD_BYTES)
         assert [piece async for piece in s_series.download(*DAY)] == [said[:1000]]
-        await s_series.close()
 
 
 @pytest.mark.asyncio
@@ -284,42 +295,21 @@ async def test_no_blank_within_a_history_is_taken_for_one_in_front_of_it() -> No
     """A piece ends within the first line's, and the next one begins with a line break."""
     blanks, header = b" " * 100, b"callid,timestart"
     said = header + b" " * (PIECE_BYTES - len(blanks) - len(header)) + b"\n1,2\n"
-    answers: dict[str, Answer | list[Answer]] = {
-        f"{V2}/login": YES,
-        f"{V2}/cdr/get_random": RANDOM,
-        f"{V2}/cdr/download": blanks + said,
-    }
-    async with fake_pbx(answers) as pbx:
-        s_series = api(pbx)
+    async with handing_out(blanks + said) as s_series:
         assert await downloaded(s_series) == said
-        await s_series.close()
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("said", [b"", b"\r\n", b" \n" * PAYLOAD_BYTES])
 async def test_a_history_of_blanks_alone_has_no_piece(said: bytes) -> None:
-    answers: dict[str, Answer | list[Answer]] = {
-        f"{V2}/login": YES,
-        f"{V2}/cdr/get_random": RANDOM,
-        f"{V2}/cdr/download": said,
-    }
-    async with fake_pbx(answers) as pbx:
-        s_series = api(pbx)
+    async with handing_out(said) as s_series:
         assert [piece async for piece in s_series.download(*DAY)] == []
-        await s_series.close()
 
 
 @pytest.mark.asyncio
 async def test_history_that_only_begins_as_json_is_handed_out() -> None:
-    answers: dict[str, Answer | list[Answer]] = {
-        f"{V2}/login": YES,
-        f"{V2}/cdr/get_random": RANDOM,
-        f"{V2}/cdr/download": b"{" + TABLE,
-    }
-    async with fake_pbx(answers) as pbx:
-        s_series = api(pbx)
+    async with handing_out(b"{" + TABLE) as s_series:
         assert await downloaded(s_series) == b"{" + TABLE
-        await s_series.close()
 
 
 @pytest.mark.asyncio
